@@ -28,12 +28,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     from model.evaluation import evaluation_data, run_evaluation
     from model.reports import html_report, report_facts, tensorboard_pages
-    from model.runs import finished_run, run_records
+    from model.runs import finished_run
 
     if config.ckpt:
         return _evaluate_pretrained(config)
     run = finished_run.read(config.run_dir)
-    folder = config.data or str(run_records.locate(run))
+    folder = config.data or str(run.records_folder())
     with evaluation_data.open_data(
         folder, config.split, run.resize_min, run.white_level, config.layout
     ) as data:

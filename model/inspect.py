@@ -19,7 +19,7 @@ from model.checkpoints import errors, reading
 from model.checkpoints.caffe import mean_file
 from model.checkpoints.checkpoint import Checkpoint
 from pipeline.sources.lists import label_files
-from pipeline.system import command_line, config_flags, tables
+from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 _BFLOAT16 = ml_dtypes.bfloat16
@@ -153,7 +153,7 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
                 mean = f"{tensor.mean(dtype=np.float64):.4g}"
                 std = f"{tensor.std(dtype=np.float64):.4g}"
         rows.append((_short(name), list(tensor.shape), tensor.dtype, mean, std))
-    return tables.table(("tensor", "shape", "dtype", "mean", "std"), rows, left=3)
+    return command_line.table(("tensor", "shape", "dtype", "mean", "std"), rows, left=3)
 
 
 def main(typed: dict[str, Any]) -> None:

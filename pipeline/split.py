@@ -11,12 +11,13 @@ import pipeline.start  # noqa: F401 # isort: skip
 import collections
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.grouping import split_assignment
-from pipeline.records import count_tables, manifest, manifest_row, staging
-from pipeline.records.manifest import Manifest
+from pipeline.records import manifest, manifest_row, staging
+from pipeline.records.manifest import SPLITS, Manifest
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
@@ -120,11 +121,22 @@ def split_rows(config: Config, before: Manifest) -> Manifest:
     return dataclasses.replace(before, info=info, rows=rows)
 
 
+def count_table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return the lines of a table of {class name: {split: number of photos}}."""
+    total = sum(map(collections.Counter, counts.values()), collections.Counter[str]())
+    rows = [
+        (name, *(count[split] for split in SPLITS))
+        for name, count in (*counts.items(), ("total", total))
+    ]
+    return command_line.table(("class", *SPLITS), rows)
+
+
 def main(typed: dict[str, Any]) -> None:
     """Split the data set named on the command line."""
     config = config_flags.build(Config, typed)
     converted = resplit(config)
-    command_line.say(count_tables.splits(converted.counts()))
+    for line in count_table(converted.counts()):
+        command_line.say(line)
     if replaced := converted.info.settings.get("given_splits"):
         command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}). "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model.evaluation import run_evaluation
 from model.evaluation.split_evaluation import EvaluationData
-from model.runs import finished_run, run_records
+from model.runs import finished_run, run_folder
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
@@ -74,7 +74,7 @@ def check(
     """
     is_own = not another_dataset or data.records.digest == run.manifest_digest
     if is_own:
-        run_records.check(
+        run_folder.check_records(
             run.directory,
             run.manifest_digest,
             data.records,

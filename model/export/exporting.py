@@ -23,7 +23,7 @@ from model.loop import training_loop
 from model.networks import registry
 from model.runs import finished_run, run_folder
 from model.weights import model_variables, weight_file
-from pipeline.system import command_line, file_system, tables
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 # The largest difference allowed between two probabilities. Another library adds in
@@ -258,7 +258,7 @@ def _measure_run(
 
 def as_text(exported: Exported) -> str:
     """Format sizes, latencies and differences as a table, then what was compared."""
-    lines = tables.table(
+    lines = command_line.table(
         ("model", "takes", "MB", "ms a photo", "difference"),
         (
             (

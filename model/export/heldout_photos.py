@@ -8,7 +8,7 @@ import numpy as np
 from model.evaluation import run_evaluation, stored_logits
 from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics
-from model.runs import finished_run, run_records
+from model.runs import finished_run
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -49,7 +49,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
 
     `data` is the folder of the run's records if they were moved.
     """
-    records = run_records.read(run, data)
+    records = run.read_records(data)
     manifest.check_files(records)
     path = stored_logits.find(run, SPLIT, records.digest)
     if path is None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from model.predict import classifier
-from model.runs import image_grid
+from model.runs import pictures
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
-from pipeline.images.errors import ImageError
 from pipeline.records.manifest_row import Row
+from pipeline.records.row_codes import ImageError
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -65,7 +65,7 @@ class Pictures:
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo).stem)[:_LONGEST_NAME]
         path = self._folder / f"{self._count:05d}-{stem or 'photo'}.png"
         with file_system.replacing(path) as partial:
-            image_grid.draw(np.stack(tiles), np.arange(len(tiles)), titles, partial)
+            pictures.draw_grid(np.stack(tiles), np.arange(len(tiles)), titles, partial)
         return str(path)
 
     def _training_photo(self, row: Row) -> np.ndarray:

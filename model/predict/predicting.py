@@ -13,8 +13,7 @@ from model.predict import classifier, explanation_picture, output_formats, photo
 from model.predict.predict_settings import Config
 from model.weights import pretrained_classifier
 from pipeline.images import file_headers, photo_files
-from pipeline.images.errors import ImageError
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 from pipeline.sources.lists import label_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
 from model.networks import head
-from model.runs import finished_run, run_folder, run_records
+from model.runs import finished_run, run_folder
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
@@ -120,7 +120,7 @@ def build_index(
             no head.
     """
     layer, embeddings = head_input(run, model)
-    records = run_records.read(run, data)
+    records = run.read_records(data)
     trunk = keras.Model(model.input, embeddings)
     trunk.trainable = False
     features = training_data.compute_features(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.evaluation.compare import comparison
-from model.runs import learning_curves
+from model.runs import pictures
 from pipeline.system import command_line
 
 _LONGEST_NAME = 40
@@ -26,7 +26,7 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
     runs = figures["runs"]
     texts = _table(runs, figures["pairs"])
     height = max(3.5, 1.5 + 0.5 * len(runs))
-    figure = learning_curves.empty_figure(11, height, layout="constrained")
+    figure = pictures.empty_figure(11, height, layout="constrained")
     left, right = figure.subplots(1, 2)
     for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
         colour, accuracy = f"C{number % 10}", run["accuracy"]

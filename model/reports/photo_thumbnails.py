@@ -12,9 +12,9 @@ from model.evaluation import grad_cam
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
-from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
+from pipeline.records.row_codes import ImageError
 from pipeline.system import command_line, html_templates
 from pipeline.system.errors import DataError
 

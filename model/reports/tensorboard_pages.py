@@ -20,9 +20,9 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from model.evaluation import run_evaluation
 from model.runs import tensorboard_log
 from pipeline.images import opencv
-from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
+from pipeline.records.row_codes import ImageError
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 

@@ -5,7 +5,7 @@ from typing import Any
 from model.loop import metrics
 from model.loop.inputs import near_copies
 from pipeline.grouping import near_duplicates
-from pipeline.system import command_line, tables
+from pipeline.system import command_line
 
 _MAX_ERRORS = 10
 
@@ -137,7 +137,7 @@ def _class_table(figures: dict[str, Any]) -> list[str]:
         scores = [row[name] for name in ("precision", "recall", "f1")]
         cells = [None if score is None else f"{score:.3f}" for score in scores]
         rows.append((row["class_name"], *cells, row["support"]))
-    return tables.table(("class", "precision", "recall", "f1", "photos"), rows)
+    return command_line.table(("class", "precision", "recall", "f1", "photos"), rows)
 
 
 def _confusion_table(figures: dict[str, Any]) -> list[str]:
@@ -156,7 +156,7 @@ def _confusion_table(figures: dict[str, Any]) -> list[str]:
             for count, true, predicted in confused[:10]
         ]
     rows = ((name, *row) for name, row in zip(names, confusion, strict=True))
-    return tables.table(("true, predicted:", *names), rows)
+    return command_line.table(("true, predicted:", *names), rows)
 
 
 def comparison(figures: dict[str, Any]) -> str:
@@ -214,4 +214,4 @@ def _run_table(figures: dict[str, Any]) -> list[str]:
             )
         )
     columns = ("run", "accuracy", "95 % interval", "balanced", "top-5", "log loss")
-    return tables.table((*columns, "MB", "photos/s"), rows)
+    return command_line.table((*columns, "MB", "photos/s"), rows)

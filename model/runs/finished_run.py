@@ -4,28 +4,22 @@ import dataclasses
 import hashlib
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from model.runs import model_sizes, run_folder
+from model.runs import run_folder, saved_network
 from model.runs.run_folder import RunError
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
-from pipeline.system import command_line, file_system
+from pipeline.records import manifest
+from pipeline.system import file_system
+from pipeline.system.errors import DataError
 
-# What reading damaged JSON raises, and Keras, HDF5 and zipfile on a damaged model.
+# What reading damaged JSON raises.
 _JSON_FAULTS = (
     *(FileNotFoundError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
-)
-_MODEL_FAULTS = (
-    *(*_JSON_FAULTS, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error),
-    ImportError,  # of a layer that belongs to another backend of Keras
 )
 # Types of values in config.json, of which old runs may have the network alone.
 _TYPES: dict[str, type] = {
@@ -169,33 +163,32 @@ class FinishedRun:
 
     def load_model(self) -> Any:
         """Load the saved network, float32: image -> logits."""
-        path = self._model_path
-        # Keras reports a damaged archive as a missing file.
-        with path.open("rb") as opened:
-            if not zipfile.is_zipfile(opened):
-                raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
-        size_px, num_classes = self.spec.size_px, len(self.class_names)
-        expected = (None, size_px, size_px, 3), (None, num_classes)
-        try:
-            with zipfile.ZipFile(path) as file:
-                identity = file.comment.decode()
-                model_sizes.check(file, path.stat().st_size)
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
-            fits = (model.input_shape, model.output_shape) == expected
-        except _MODEL_FAULTS as error:
-            raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
-        if not identity:
-            command_line.log(
-                f"note: {path}: was saved by Graft's first version, which did not "
-                "write into it whose model it is; it may be another run's"
+        return saved_network.load(
+            self._model_path,
+            size_px=self.spec.size_px,
+            num_classes=len(self.class_names),
+            identity=self._identity,
+        )
+
+    def records_folder(self, data: str = "") -> Path:
+        """Return the folder of the run's records: `data`, or the one it trained on."""
+        folder = Path(data or self.config["data"]["path"])
+        if not (folder / manifest.HEAD_NAME).exists():
+            raise DataError(
+                f"{folder}: {manifest.HEAD_NAME} is missing. Expected the records that "
+                f"run {self.directory.name} was trained on. If they were moved, name "
+                "their folder by --data=FOLDER."
             )
-        if not fits or (identity and identity != self._identity):
-            raise RunError(
-                f"{path}: does not belong to this run's {run_folder.CONFIG_NAME}. One "
-                "of them was edited, or is another run's. Put back the files of this "
-                "run, or train again."
-            )
-        return model
+        return folder
+
+    def read_records(self, data: str = "") -> manifest.Manifest:
+        """Read the manifest of the records that the run was trained on.
+
+        `data` is their folder; "" for the folder that training used.
+        """
+        records = manifest.read(self.records_folder(data))
+        run_folder.check_records(self.directory, self.manifest_digest, records)
+        return records
 
 
 def read(run_dir: str) -> FinishedRun:

@@ -151,6 +151,37 @@ def is_run(directory: Path) -> bool:
     return any((directory / name).exists() for name in (CONFIG_NAME, REPEATS))
 
 
+def check_records(
+    run_directory: Path,
+    manifest_digest: str,
+    records: manifest.Manifest,
+    *,
+    source: str = "",
+    advice: str = "",
+) -> None:
+    """Refuse records that are not exactly those that a run was trained on.
+
+    Args:
+        run_directory: Folder of the run, or of the runs of --seeds or --folds.
+        manifest_digest: SHA-256 of the manifest that the run was trained on.
+        records: The records to check.
+        source: What the user calls the records; "" for the name of their folder.
+        advice: Another way out than the message gives, as a sentence; "" for none.
+
+    Raises:
+        RunError: These are other records, or their photos or split have changed.
+    """
+    if records.digest != manifest_digest:
+        message = (
+            f"{source or records.directory}: these are not the records that run "
+            f"{run_directory.name} was trained on: photos or their split have changed, "
+            "so that test photos may have been used for training. Expected manifest "
+            f"digest {manifest_digest[:12]}, found {records.digest[:12]}. Use the "
+            f"run's own records, or train a new run on these. {advice}"
+        )
+        raise RunError(message.rstrip())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """A run folder that is being written."""

@@ -15,7 +15,7 @@ from model.loop import training_loop
 from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
-from pipeline.images.errors import ImageError
+from pipeline.records.row_codes import ImageError
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

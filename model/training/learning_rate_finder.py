@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from model.loop import optimization, train_step, training_loop
-from model.runs import learning_curves, run_folder
+from model.runs import pictures, run_folder
 from model.training import settings, train_run
 from pipeline.system import command_line, file_system
 
@@ -131,7 +131,7 @@ def search(
 
 def draw(curve: Curve, path: Path) -> None:
     """Draw the losses over the rates as a PNG, with the suggestion."""
-    figure, (axes,) = learning_curves.figure(1)
+    figure, (axes,) = pictures.figure(1)
     axes.semilogx(curve.rates, curve.losses, alpha=0.35)
     axes.semilogx(curve.rates, curve.smoothed, color="C0", label="loss, smoothed")
     if curve.suggestion:

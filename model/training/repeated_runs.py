@@ -11,7 +11,7 @@ import numpy as np
 from model.evaluation import run_evaluation
 from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics
-from model.runs import finished_run, run_folder, run_records
+from model.runs import finished_run, run_folder
 from model.training import settings, train_run
 from pipeline import split
 from pipeline.records import manifest, staging
@@ -40,7 +40,7 @@ def resume(directory: Path) -> Path:
     values, manifest_digest = finished_run.read_json(path, facts)
     config = settings.from_run(path, values)
     records = train_run.read_records(config.data)
-    run_records.check(directory, str(manifest_digest), records)
+    run_folder.check_records(directory, str(manifest_digest), records)
     return _run_all(config, records, directory.resolve())
 
 

@@ -20,7 +20,7 @@ from model.loop import (
 from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
 from model.networks import head
-from model.runs import image_grid, run_folder, snapshots, tensorboard_log
+from model.runs import pictures, run_folder, snapshots, tensorboard_log
 from model.training import stages, starting_point, trunk_and_tail
 from model.weights import model_variables, restore, weight_file
 from pipeline.records import manifest
@@ -245,7 +245,7 @@ class StagedTraining:
     def draw_first_batch(self, path: Path) -> np.ndarray:
         """Draw the photos of the stage's first batch; return the picture, uint8."""
         images, labels = self.training.source.first_batch(self.stage.plan.spec)
-        return image_grid.draw(images, labels, self._records.class_names, path)
+        return pictures.draw_grid(images, labels, self._records.class_names, path)
 
     def write_epoch(self, board: tensorboard_log.Board) -> None:
         """Write the last epoch for TensorBoard."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model.loop import device
 from model.networks import architecture, head
-from model.runs import finished_run, run_folder, run_records
+from model.runs import finished_run, run_folder
 from model.training import (
     settings,
     staged_training,
@@ -56,7 +56,7 @@ def resume(run_dir: Path) -> Path:
         directory / run_folder.CONFIG_NAME, facts["settings"] | chosen
     )
     records = read_records(facts["data"]["path"])
-    run_records.check(directory, facts["data"]["manifest_digest"], records)
+    run_folder.check_records(directory, facts["data"]["manifest_digest"], records)
     if facts["versions"] != run_folder.versions():
         command_line.log(
             f"warning: {directory} was started with other versions of Graft, "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.loop import distributed, training_loop
-from model.runs import learning_curves, run_folder, snapshots, tensorboard_log
+from model.runs import pictures, run_folder, snapshots, tensorboard_log
 from model.training import settings, staged_training
 from pipeline.system import command_line, file_system
 
@@ -237,7 +237,7 @@ class TrainingSession:
         results = {n.name: n.results for n in self._networks if n.results}
         if results and self._is_chief:
             with file_system.replacing(self._directory / "curves.png") as partial:
-                learning_curves.draw(results, partial)
+                pictures.draw_curves(results, partial)
 
     def _leave(self) -> None:
         """Say how to continue a stopped training; remove empty run folders."""

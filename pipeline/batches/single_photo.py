@@ -11,8 +11,7 @@ import tensorflow as tf
 from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
-from pipeline.images.errors import ImageError
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 
 
 class NetworkInput:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.check.check_report import Report
 from pipeline.images import opencv
-from pipeline.images.errors import ImageError
+from pipeline.records.row_codes import ImageError
 from pipeline.system import html_templates
 from pipeline.system.errors import DataError
 

@@ -16,12 +16,11 @@ from pipeline.images import (
     file_headers,
     record_image,
 )
-from pipeline.images.errors import ImageError
 from pipeline.records import manifest, previous_dataset, stored_photo
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
-from pipeline.system import command_line, file_system, standard_error, tables
+from pipeline.system import command_line, file_system, standard_error
 
 _SHOWN = 3  # examples in a line of text
 
@@ -163,7 +162,7 @@ def summary(report: Report) -> str:
         (name, *(count[column] for column in columns))
         for name, count in report.counts.items()
     ]
-    lines = [*tables.table(("class", *columns), rows), *report.notes]
+    lines = [*command_line.table(("class", *columns), rows), *report.notes]
     for finding in report.findings:
         paths = [" and ".join(group[:2]) for group in finding.groups]
         shown = "; ".join(paths[:_SHOWN]) + " ..." * (len(paths) > _SHOWN)

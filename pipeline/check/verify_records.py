@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.images import file_headers, opencv
-from pipeline.images.errors import ImageError
-from pipeline.records import example_format, manifest, stored_photo
+from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
+from pipeline.records.row_codes import ImageError
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -136,10 +136,10 @@ def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
     return ""
 
 
-def _differences(record: example_format.Record, task: _Task) -> list[str]:
+def _differences(record: stored_photo.Record, task: _Task) -> list[str]:
     """Return the features that are not as the manifest says."""
     differences = []
-    for name, attribute in example_format.FEATURES.items():
+    for name, attribute in stored_photo.FEATURES.items():
         if attribute == "encoded":  # its SHA-256 and pixels tell
             continue
         value = getattr(record, attribute)

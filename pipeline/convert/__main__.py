@@ -21,15 +21,14 @@ def main(typed: dict[str, Any]) -> None:
     """Convert the folder named on the command line."""
     config = config_flags.build(Config, typed)
     # Only now, so that wrong flags are refused at once.
-    from pipeline.convert import conversion
+    from pipeline.convert import conversion, conversion_notes
     from pipeline.grouping import split_assignment
-    from pipeline.records import count_tables, manifest
+    from pipeline.records import manifest
 
     summary = conversion.convert(config)
     converted = summary.manifest
-    command_line.say(count_tables.conversion(converted.tally))
-    for note in summary.notes:
-        command_line.say(note)
+    for line in (*conversion_notes.counts(converted.tally), *summary.notes):
+        command_line.say(line)
     for kind, count in converted.info.ignored.items():
         command_line.say(f"ignored: {count} {kind}")
     skipped = [r for r in converted.rows if not (r.is_included or r.is_gone)]

@@ -5,9 +5,21 @@ from collections.abc import Collection, Sequence
 from pipeline.grouping import near_duplicates, photo_groups
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.grouping.photo_selection import Reasons
+from pipeline.records.manifest import SPLITS, Tally
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import command_line
+
+
+def counts(tally: Tally) -> list[str]:
+    """Return the lines of a table of photos by class, action and split."""
+    columns = ("photos", "copied", "reencoded", "skipped", *SPLITS)
+    others = [("(no class)", tally.others)] if tally.others else []
+    rows = [
+        (name, *(count[column] for column in columns), f"{count['bytes'] / 1e6:.1f}")
+        for name, count in (*tally.classes.items(), *others, ("total", tally.total()))
+    ]
+    return command_line.table(("class", *columns, "MB"), rows)
 
 
 def lines(

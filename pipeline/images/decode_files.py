@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.images import file_headers, opencv, photo_pixels, record_image
-from pipeline.images.errors import ImageError
-from pipeline.records import example_format, staging, stored_photo, tfrecord
+from pipeline.records import staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import file_system, standard_error
 from pipeline.system.errors import DataError
@@ -169,7 +168,7 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
     except ImageError as error:
         return _skipped(task, error, sha256, size), b""
     fields = dict(vars(stored))
-    example = example_format.Record(
+    example = stored_photo.Record(
         encoded=fields.pop("encoded"),
         format=stored.format,
         height=stored.height,
@@ -179,7 +178,7 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
         path=photo.path,
         sha256=sha256,
     )
-    record = tfrecord.frame(example_format.serialize(example))
+    record = tfrecord.frame(stored_photo.serialize(example))
     if file_headers.has_wrong_ending(photo.path, file_headers.sniff(data)):
         fields["codes"] += (Code.WRONG_ENDING,)
     if options.part_dir is None and photo_pixels.has_wide_gamut(data):  # a check

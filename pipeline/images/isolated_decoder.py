@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from pipeline.images import file_headers, opencv, record_image
-from pipeline.images.errors import ImageError
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 from pipeline.system import sandbox, standard_error
 
 # Memory for libraries and what they keep. And for each pixel, in the worst case: 16

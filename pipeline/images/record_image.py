@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.images import file_headers, opencv, perceptual_hash, photo_pixels
-from pipeline.images.errors import ImageError
-from pipeline.records.row_codes import Code, Reason
+from pipeline.records.row_codes import Code, ImageError, Reason
 from pipeline.system import standard_error
 
 # Cameras and scanners of 10, 12 and 14 bits store their numbers as they are in 16 bits.

@@ -54,3 +54,14 @@ class Reason(NamedTuple):
 
     code: Code
     text: str
+
+
+class ImageError(ValueError):
+    """A file cannot become a record's image; the message says why, as `kind` does."""
+
+    def __init__(self, kind: Code, message: str) -> None:
+        super().__init__(kind, message)  # both, so that it can be pickled
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import manifest, stored_photo, tfrecord
 from pipeline.sources import class_folders, photo_source
 from pipeline.sources.photo_source import SourcePhoto, Span
 from pipeline.system import command_line
@@ -125,7 +125,7 @@ def _photos(path: Path) -> Iterator[tuple[Span, int]]:
 
 
 def _parse(payload: bytes, where: str) -> tuple[bytes, int]:
-    features = example_format.parse_features(payload, where)
+    features = stored_photo.parse_features(payload, where)
     if {*features} != {"image", "label"}:
         raise DataError(
             f"{where}: has features {sorted(features)[:10]}. Expected image and label, "

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -269,6 +269,23 @@ def first_few(texts: Collection[str], separator: str = ", ") -> str:
     """Return the first five texts, and "..." if there are more."""
     shown = separator.join(itertools.islice(texts, 5))
     return shown + " ..." * (len(texts) > 5)
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1
+) -> list[str]:
+    """Return the lines of a table whose first `left` columns are aligned to the left.
+
+    None is shown as "-".
+    """
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    cells.insert(0, list(header))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+    def align(column: int, cell: str) -> str:
+        return f"{cell:{'<' if column < left else '>'}{widths[column]}}"
+
+    return ["  ".join(map(align, itertools.count(), row)).rstrip() for row in cells]
 
 
 class _Progress(tqdm.tqdm):  # type: ignore[type-arg]

@@ -9,7 +9,7 @@ from model.evaluation import evaluation_data, run_evaluation, stored_logits
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.split_evaluation import EvaluationData
-from model.runs import finished_run, run_folder, run_records
+from model.runs import finished_run, run_folder
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -90,7 +90,7 @@ def _candidate(
         command_line.log(
             f"{name}: not evaluated on these photos yet; evaluating it now"
         )
-        data = data or EvaluationData(records=run_records.read(run), split=split)
+        data = data or EvaluationData(records=run.read_records(), split=split)
         refuse_seen(data.sha256)
         manifest.check_files(data.records)
         evaluation = run_evaluation.evaluate_run(run, data, options)

@@ -314,3 +314,33 @@ def test_a_model_with_code_in_it_is_refused(run):
     bad.save(run.directory / run_folder.MODEL_NAME)
     with pytest.raises(RunError, match=r"a/model\.keras: cannot be read"):
         run.load_model()
+
+
+def run_on(records, path):
+    """Return a run that was trained on these records when they lay at `path`."""
+    data = {"path": str(path), "manifest_digest": records.digest}
+    return finished_run.FinishedRun(
+        directory=pathlib.Path("runs/a"), config={"data": data}
+    )
+
+
+def test_records_are_read_where_they_are_now(found, tmp_path):
+    assert run_on(found, found.directory).read_records().digest == found.digest
+    run = run_on(found, tmp_path / "gone")
+    with pytest.raises(DataError, match=r"gone: .*--data=FOLDER"):
+        run.read_records()
+    assert run.read_records(str(found.directory)).digest == found.digest
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_records_that_were_split_again_are_refused(found, tmp_path, is_moved):
+    """The advice fits commands that have no --another_dataset."""
+    rows = [
+        dataclasses.replace(row, split="train") if row.split == "test" else row
+        for row in found.rows
+    ]
+    dataclasses.replace(found, rows=tuple(rows)).stage(tmp_path)
+    run = run_on(found, "gone" if is_moved else tmp_path)
+    with pytest.raises(DataError, match="not the records that run") as raised:
+        run.read_records(str(tmp_path) if is_moved else "")
+    assert "another_dataset" not in str(raised.value)

@@ -39,7 +39,7 @@ def victim(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     directory = tmp_path / "runs" / "run"
-    directory.mkdir(parents=True)
+    run_folder.RunFolder(directory=directory).start(small_runs.CONFIG, ())
     return finished_run.FinishedRun(directory=directory, config=small_runs.CONFIG)
 
 

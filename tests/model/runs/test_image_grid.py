@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.runs import image_grid
+from model.runs import pictures
 
 NAMES = ("daisy", "rose", "tulip")
 
@@ -22,7 +22,7 @@ def draw(tmp_path):
 
     def draw(images, labels=None, names=NAMES):
         labels = np.arange(len(images)) % 3 if labels is None else np.array(labels)
-        sheet = image_grid.draw(images, labels, names, path)
+        sheet = pictures.draw_grid(images, labels, names, path)
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         assert picture.shape == sheet.shape
         return sheet, picture
@@ -75,21 +75,21 @@ def test_the_png_has_the_size_of_the_sheet(draw, count):
 
 def test_mixed_labels_have_two_names(draw):
     shares = np.array([[0.25, 0, 0.75], [0, 1, 0], [0.5, 0.5, 0]], np.float32)
-    assert [image_grid.caption(label, NAMES) for label in shares] == [
+    assert [pictures.caption(label, NAMES) for label in shares] == [
         [("tulip", " 75 %"), ("daisy", " 25 %")],
         [("rose", "")],
         [("daisy", " 50 %"), ("rose", " 50 %")],
     ]
     assert len(draw(batch(3), shares)[0]) == len(draw(batch(3))[0]) + 12
-    assert image_grid.caption(np.float32([1]), ("all",)) == [("all", "")]
+    assert pictures.caption(np.float32([1]), ("all",)) == [("all", "")]
 
 
 def test_long_names_end_in_an_ellipsis():
     name = "Taraxacum officinale"
-    assert image_grid.shorten(name, "", 21) == name
-    assert image_grid.shorten(name, "", 12) == "Taraxacum o…"
-    assert image_grid.shorten(name, " 75 %", 12) == "Taraxa… 75 %"
-    assert image_grid.shorten("rose", " 75 %", 3) == "… 75 %"
+    assert pictures.shorten(name, "", 21) == name
+    assert pictures.shorten(name, "", 12) == "Taraxacum o…"
+    assert pictures.shorten(name, " 75 %", 12) == "Taraxa… 75 %"
+    assert pictures.shorten("rose", " 75 %", 3) == "… 75 %"
 
 
 def test_a_long_name_ends_before_the_next_image(draw):
@@ -108,7 +108,7 @@ def test_unusual_names_are_drawn(draw, name):
 
 def test_the_same_batch_gives_the_same_bytes(tmp_path):
     for name, seed in (("first", 0), ("same", 0), ("other", 1)):
-        image_grid.draw(batch(3, seed=seed), np.arange(3), NAMES, tmp_path / name)
+        pictures.draw_grid(batch(3, seed=seed), np.arange(3), NAMES, tmp_path / name)
     first, same, other = (
         (tmp_path / name).read_bytes() for name in ("first", "same", "other")
     )

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.runs import learning_curves
+from model.runs import pictures
 from tests.support import small_runs
 
 result = small_runs.epoch_result
@@ -13,7 +13,7 @@ def draw(tmp_path):
     """Return a function that draws curves; it returns the PNG, BGR."""
 
     def draw(results):
-        learning_curves.draw(results, tmp_path / "curves.png")
+        pictures.draw_curves(results, tmp_path / "curves.png")
         picture = cv2.imread(str(tmp_path / "curves.png"))
         assert picture.shape == (350, 900, 3)
         return picture
@@ -43,8 +43,8 @@ def test_figures_that_are_not_numbers_are_left_out(draw):
 
 def test_smoothing_by_hand():
     expected = [1, 0.8 + 0.4, 0.8 * 1.2 + 0]
-    assert learning_curves.smoothed([1.0, 2.0, 0.0]) == pytest.approx(expected)
-    assert learning_curves.smoothed([]) == []
+    assert pictures.smoothed([1.0, 2.0, 0.0]) == pytest.approx(expected)
+    assert pictures.smoothed([]) == []
 
 
 def test_two_networks_are_drawn_in_stages(draw):

@@ -20,8 +20,7 @@ from pipeline.check import (
     unusual_files,
 )
 from pipeline.images import opencv
-from pipeline.images.errors import ImageError
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, processes
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline.check import verify_records
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import manifest, stored_photo, tfrecord
 from tests.support import conversions, drawn_photos
 
 
@@ -52,9 +52,9 @@ def rewrite(found, row, change):
     path = found.directory / row.file
     data = bytearray(path.read_bytes())
     record = bytes(data[row.offset : row.offset + row.length])
-    stored = example_format.parse(tfrecord.unframe(record, ""), "")
+    stored = stored_photo.parse(tfrecord.unframe(record, ""), "")
     other = dataclasses.replace(stored, **change(stored))
-    changed = tfrecord.frame(example_format.serialize(other))
+    changed = tfrecord.frame(stored_photo.serialize(other))
     assert len(changed) == row.length
     data[row.offset : row.offset + row.length] = changed
     path.write_bytes(data)
@@ -90,7 +90,7 @@ def other_letter(text):
 )
 def test_a_feature_that_differs_from_the_manifest_is_a_fault(found, name, change):
     row = next(r for r in found.included() if found.labels[r.class_name] == 1)
-    attribute = example_format.FEATURES[name]
+    attribute = stored_photo.FEATURES[name]
     rewrite(found, row, lambda stored: {attribute: change(getattr(stored, attribute))})
     (fault,) = faults_of(found)
     assert f" {row.path}: {name} is " in fault

@@ -16,7 +16,6 @@ import pytest
 from pipeline.check import check_settings, checking, verify_records
 from pipeline.convert import convert_settings
 from pipeline.records import (
-    example_format,
     manifest,
     previous_dataset,
     staging,
@@ -183,7 +182,7 @@ def test_a_copy_that_decoders_show_differently_is_made_again(photos, tmp_path):
     converted = conversions.convert(photos, out).manifest
     (row,) = (row for row in converted.included() if row.file == "scan.tfrecord")
     record = dataclasses.replace(record_in(out, row), encoded=path.read_bytes())
-    framed = tfrecord.frame(example_format.serialize(record))
+    framed = tfrecord.frame(stored_photo.serialize(record))
     copied = dataclasses.replace(row, action="copied", reason="", length=len(framed))
     rows = tuple(copied if each is row else each for each in converted.rows)
     with staging.staged(out) as partial:

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from pipeline.images import photo_files
-from pipeline.images.errors import ImageError
+from pipeline.records.row_codes import ImageError
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.images import opencv, record_image
-from pipeline.images.errors import ImageError
-from pipeline.records.row_codes import Code
+from pipeline.records.row_codes import Code, ImageError
 from pipeline.system import standard_error
 from tests.support import drawn_photos
 

@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from pipeline.images import decode_files
-from pipeline.records import example_format, stored_photo, tfrecord
+from pipeline.records import stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
 from tests.support import conversions
@@ -12,7 +12,7 @@ from tests.support import conversions
 
 def example(image, label, **more):
     """A record as scripts of 2018 wrote it; `more` are other features, of bytes."""
-    record = example_format.Example()
+    record = stored_photo.Example()
     for name, value in {"image": image, "label": label, **more}.items():
         record.features.feature[name].bytes_list.value.append(value)
     return record.SerializeToString(deterministic=True)

@@ -225,3 +225,10 @@ def test_an_interrupt_while_tensorflow_is_imported_is_one_line(program):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
     assert (process.returncode, stderr) == (130, "stopped by SIGINT\n")
+
+
+def test_columns_are_aligned_and_missing_cells_are_dashes():
+    lines = command_line.table(("class", "n"), [("rose", 12), ("asters", None)])
+    assert lines == ["class    n", "rose    12", "asters   -"]
+    lines = command_line.table(("a", "kind", "n"), [("x", "b", 1)], left=2)
+    assert lines == ["a  kind  n", "x  b     1"]

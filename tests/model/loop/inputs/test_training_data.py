@@ -8,7 +8,7 @@ import pytest
 from model.loop.inputs import cache_key, training_data
 from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import manifest, stored_photo, tfrecord
 from pipeline.records.manifest_row import Row
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
@@ -37,12 +37,12 @@ def write_numbered(directory):
                 "height": 9,
                 "width": 12,
             }
-            stored = example_format.Record(
+            stored = stored_photo.Record(
                 encoded=cv2.imencode(".png", pixels)[1].tobytes(),
                 label=number % 3,
                 **photo,
             )
-            record = tfrecord.frame(example_format.serialize(stored))
+            record = tfrecord.frame(stored_photo.serialize(stored))
             row = Row(
                 **photo,
                 source_bytes=1,

@@ -1,15 +1,18 @@
-"""Draw the images of a batch in a grid, with their class names."""
+"""Draw pictures of a training: curves over the epochs, and grids of named images."""
 
+import itertools
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.runs import learning_curves
+from model.loop.training_loop import EpochResult
 from pipeline.system import command_line
 
+_SMOOTHING = 0.8  # weight of the average so far in the next one
 MOST_IMAGES = 24
 _COLUMNS = 8
 _TILE_PX = 112  # images are scaled by whole factors to about this side
@@ -19,7 +22,80 @@ _FONT_PX = 9
 _CHARACTER_PX = 0.602 * _FONT_PX  # of DejaVu Sans Mono, which comes with matplotlib
 
 
-def draw(
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the exponential moving average of a curve."""
+    return list(
+        itertools.accumulate(
+            values,
+            lambda average, value: _SMOOTHING * average + (1 - _SMOOTHING) * value,
+        )
+    )
+
+
+def empty_figure(width_inches: float, height_inches: float, **options: Any) -> Any:
+    """Return a figure for a PNG; `options` are other arguments of matplotlib's."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
+    # Deferred, and without pyplot's state: matplotlib takes half a second to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_inches, height_inches), **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def figure(columns: int) -> tuple[Any, list[Any]]:
+    """Return an empty figure with diagrams side by side, and their axes."""
+    figure = empty_figure(4.5 * columns, 3.5, layout="constrained")
+    all_axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+    return figure, all_axes
+
+
+def draw_curves(results: Mapping[str, Sequence[EpochResult]], path: Path) -> None:
+    """Draw losses and accuracies of both splits over the epochs as a PNG.
+
+    `results` holds the epochs of each network by its name, "" if it trains alone.
+    """
+    titles = {"loss": "loss (nats)", "accuracy": "accuracy"}
+    picture, both_axes = figure(len(titles))
+    for axes, (field, title) in zip(both_axes, titles.items(), strict=True):
+        for number, (name, epochs) in enumerate(results.items()):
+            _draw_lines(axes, name, number, epochs, field)
+        axes.set(xlabel="epoch", title=title)
+        axes.locator_params("x", integer=True)
+        axes.legend(fontsize="small")
+    picture.savefig(path, dpi=100, format="png")
+
+
+def _draw_lines(
+    axes: Any, name: str, number: int, epochs: Sequence[EpochResult], field: str
+) -> None:
+    """Draw both splits of one network: the values pale, their average strong."""
+    numbers = [result.epoch for result in epochs]
+    marker = "o" if len(epochs) == 1 else None
+    for split, prefix in (("training", ""), ("validation", "validation_")):
+        values = [getattr(result, prefix + field) for result in epochs]
+        color = f"C{2 * number + bool(prefix)}"
+        style = "-" if prefix else "--"
+        label = " ".join(filter(None, (name, split)))
+        axes.plot(numbers, values, style, color=color, alpha=0.35, marker=marker)
+        axes.plot(numbers, smoothed(values), style, color=color, label=label)
+    if number == 0:
+        for before, after in itertools.pairwise(epochs):
+            if before.stage != after.stage:
+                axes.axvline(after.epoch - 0.5, color="0.5", linestyle=":")
+                axes.annotate(
+                    f" {after.stage}",
+                    (after.epoch - 0.5, 1),
+                    xycoords=("data", "axes fraction"),
+                    va="top",
+                    fontsize="x-small",
+                )
+
+
+def draw_grid(
     images: Any, labels: Any, class_names: Sequence[str], path: Path
 ) -> np.ndarray:
     """Draw the first images of a batch as a PNG, with class names below them.
@@ -71,7 +147,7 @@ def _scale(images: np.ndarray) -> np.ndarray:
 
 
 def caption(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the lines below an image, whose label is one of those `draw` takes.
+    """Return the lines below an image, whose label is one of those `draw_grid` takes.
 
     Each is a class name and its share, such as " 75 %", or "" for a single class.
     """
@@ -101,9 +177,7 @@ def _save(
     height, width, _ = sheet.shape
     dpi = 100
     # A hundredth more: 29 / 100 * 100 is below 29, and the canvas rounds down.
-    figure = learning_curves.empty_figure(
-        (width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi
-    )
+    figure = empty_figure((width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi)
     # Not an axes' imshow, which resamples and draws axes.
     figure.figimage(sheet)
     for (left, top), text in zip(places, texts, strict=True):

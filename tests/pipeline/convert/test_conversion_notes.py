@@ -1,4 +1,5 @@
-from pipeline.records import count_tables, manifest
+from pipeline.convert import conversion_notes
+from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 
 
@@ -8,11 +9,8 @@ def test_a_class_may_be_called_total():
         for name in ("a", "total", "total", "(no class)", "elsewhere")
     ]
     tally = manifest.Tally(["a", "total", "(no class)"], rows)
-    lines = count_tables.conversion(tally).splitlines()[1:]
+    lines = conversion_notes.counts(tally)[1:]
     assert [line.rsplit(None, 7)[0].split("  ")[0] for line in lines] == [
         *("a", "total", "(no class)", "(no class)", "total")
     ]
     assert [line.rsplit(None, 8)[1] for line in lines] == ["1", "2", "1", "1", "5"]
-    counts = {key: {"train": 2, "validation": 1, "test": 1} for key in ("total", "z")}
-    lines = [line.split() for line in count_tables.splits(counts).splitlines()[1:]]
-    assert [line[:2] for line in lines] == [["total", "2"], ["z", "2"], ["total", "4"]]

@@ -1,4 +1,4 @@
-"""Check what a run's model.keras takes in memory before Keras allocates it.
+"""Load model.keras of a run, after a check of what it takes in memory.
 
 Keras unpacks, builds and reads whatever the file asks for.
 """
@@ -6,13 +6,25 @@ Keras unpacks, builds and reads whatever the file asks for.
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
 import keras
 from keras.src.backend.common import global_state
 
+from model.runs import run_folder
+from model.runs.run_folder import RunError
+from pipeline.system import command_line
+
+# What Keras, HDF5 and zipfile raise on a damaged model.
+_FAULTS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, EOFError, zipfile.BadZipFile, zlib.error),
+    ImportError,  # of a layer that belongs to another backend of Keras
+)
 # Keras compresses nothing, but a user may; texts shrink more than weights.
 _MAX_GROWTH, _SMALL_BYTES = 2, 16 << 20
 # A layer's output has at most so many numbers for each of the photo's. VGG16's largest
@@ -22,7 +34,39 @@ _FLOAT_BYTES = 4
 _WAITING = "uninitialized_variables"  # where Keras lists them
 
 
-def check(file: zipfile.ZipFile, size_bytes: int) -> None:
+def load(path: Path, *, size_px: int, num_classes: int, identity: str) -> Any:
+    """Load a model of square images that returns logits; RunError if it is damaged.
+
+    `identity` is that of the run to which it has to belong.
+    """
+    # Keras reports a damaged archive as a missing file.
+    with path.open("rb") as opened:
+        if not zipfile.is_zipfile(opened):
+            raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
+    expected = (None, size_px, size_px, 3), (None, num_classes)
+    try:
+        with zipfile.ZipFile(path) as file:
+            found_identity = file.comment.decode()
+            _check_sizes(file, path.stat().st_size)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        fits = (model.input_shape, model.output_shape) == expected
+    except _FAULTS as error:
+        raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
+    if not found_identity:
+        command_line.log(
+            f"note: {path}: was saved by Graft's first version, which did not "
+            "write into it whose model it is; it may be another run's"
+        )
+    if not fits or found_identity not in ("", identity):
+        raise RunError(
+            f"{path}: does not belong to this run's {run_folder.CONFIG_NAME}. One "
+            "of them was edited, or is another run's. Put back the files of this "
+            "run, or train again."
+        )
+    return model
+
+
+def _check_sizes(file: zipfile.ZipFile, size_bytes: int) -> None:
     """Raise ValueError if a model asks for far more than its file of `size_bytes`.
 
     Its layers may not make far more of a photo either.
