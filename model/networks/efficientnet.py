@@ -1,5 +1,6 @@
-"""EfficientNet-Lite0: a modern network, small enough for a CPU."""
+"""EfficientNet-Lite0 to Lite2: modern networks, small enough for a CPU."""
 
+import math
 from typing import Any
 
 import keras
@@ -7,12 +8,6 @@ import keras
 from model.networks.layers import conv, dense, dropout
 from pipeline.batches.input_spec import InputSpec
 
-# Source: tensorflow/tpu/models/official/efficientnet/lite (mean 127, std 128, 224).
-LITE0_INPUT = InputSpec(
-    mean=(127.0, 127.0, 127.0),
-    std=(128.0, 128.0, 128.0),
-    source="EfficientNet-Lite: mean 127, std 128",
-)
 # Of EfficientNet-B0: repeats, kernel size, first stride, expansion, filters.
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -23,25 +18,70 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-NUM_BLOCKS = sum(stage[0] for stage in _STAGES)
+
+
+def lite_input(size_px: int) -> InputSpec:
+    """Return the input of a lite form.
+
+    Source: tensorflow/tpu/models/official/efficientnet: lite/efficientnet_lite_builder
+    (mean 127, std 128) and preprocessing (a central window of size / (size + 32)).
+    """
+    return InputSpec(
+        size_px=size_px,
+        short_side_px=size_px + 32,
+        mean=(127.0, 127.0, 127.0),
+        std=(128.0, 128.0, 128.0),
+        source="EfficientNet-Lite: mean 127, std 128",
+    )
 
 
 def efficientnet_lite0(image: Any, num_classes: int) -> Any:
     """Connect EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
 
     Source: Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional
-    Neural Networks", table 1; the lite form as in tensorflow/tpu.
+    Neural Networks", table 1; the lite forms as in tensorflow/tpu.
     """
-    x = _relu6(_conv(image, 32, 3, 2, name="stem"), name="stem")
+    return _lite(image, num_classes)
+
+
+def efficientnet_lite1(image: Any, num_classes: int) -> Any:
+    """Connect the lite form with 1.1 times as many blocks."""
+    return _lite(image, num_classes, depth=1.1)
+
+
+def efficientnet_lite2(image: Any, num_classes: int) -> Any:
+    """Connect the lite form with 1.2 times as many blocks, 1.1 times as wide."""
+    return _lite(image, num_classes, depth=1.2, width=1.1, dropped=0.3)
+
+
+def _lite(
+    x: Any,
+    num_classes: int,
+    *,
+    depth: float = 1.0,
+    width: float = 1.0,
+    dropped: float = 0.2,
+) -> Any:
+    """Connect a lite form: stem, head, first and last stage keep their size."""
+    x = _relu6(_conv(x, 32, 3, 2, name="stem"), name="stem")
     number = 0
-    for repeats, size, first_stride, expansion, filters in _STAGES:
+    for stage in _STAGES:
+        repeats, size, first_stride, expansion, filters = stage
+        if stage not in (_STAGES[0], _STAGES[-1]):
+            repeats = math.ceil(repeats * depth)
         for repeat in range(repeats):
-            stride = 1 if repeat else first_stride
-            x = _block(x, size, stride, expansion, filters, name=f"block_{number}")
+            x = _block(
+                x,
+                size,
+                1 if repeat else first_stride,
+                expansion,
+                int(filters * width + 4) // 8 * 8,  # the nearest multiple of 8
+                name=f"block_{number}",
+            )
             number += 1
     x = _relu6(_conv(x, 1280, 1, name="head"), name="head")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    x = dropout(0.2, name="drop")(x)
+    x = dropout(dropped, name="drop")(x)
     return dense(num_classes, activation=None, name="fc")(x)
 
 

@@ -56,7 +56,14 @@ NETWORKS = {
             _network(connect, cifar.CIFAR_CNN_INPUT, _CIFAR_FEATURES, num_classes=10)
             for connect in (cifar.cifar_cnn, cifar.cifar_cnn_avg)
         ),
-        _network(efficientnet.efficientnet_lite0, efficientnet.LITE0_INPUT, ("pool",)),
+        *(
+            _network(connect, efficientnet.lite_input(size_px), ("pool",))
+            for connect, size_px in (
+                (efficientnet.efficientnet_lite0, 224),
+                (efficientnet.efficientnet_lite1, 240),
+                (efficientnet.efficientnet_lite2, 260),
+            )
+        ),
     )
 }
 

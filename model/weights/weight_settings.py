@@ -8,11 +8,12 @@ from pipeline.system import config_flags
 # What named_weights.SOURCES and registry.NETWORKS hold; these two import Keras.
 NAMED_WEIGHTS = (
     *("alexnet", "alexnet_conv", "vgg16", "vgg16_conv", "vgg16_keras", "caffenet"),
-    *("bvlc_alexnet", "efficientnet_lite0"),
+    *("bvlc_alexnet", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
 )
 NETWORKS = (
     *("alexnet", "alexnet_owt", "bvlc_alexnet", "caffenet", "vgg16"),
-    *("cifar10_quick", "cifar_cnn", "cifar_cnn_avg", "efficientnet_lite0"),
+    *("cifar10_quick", "cifar_cnn", "cifar_cnn_avg"),
+    *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
 )
 _setting = functools.partial(config_flags.setting, "", group="Weight file")
 ARCH = (

@@ -24,7 +24,13 @@ KERNELS = {
     "cifar10_quick": "conv1 32x3x5x5, conv2 32x32x5x5, ip1 64x1024, ip2 10x64",
     "cifar_cnn": "block_1_0 32x3x3x3, block_1_1 32x32x3x3, dense_1 512x2304, "
     "dense_2 10x512",
-    "efficientnet_lite0": "stem_conv 32x3x3x3, head_conv 1280x320x1x1, fc 1000x1280",
+    # Of those with equal names, a block that the others have in other shapes.
+    "efficientnet_lite0": "stem_conv 32x3x3x3, block_3_project_conv 40x144x1x1, "
+    "block_15_project_conv 320x1152x1x1, head_conv 1280x320x1x1, fc 1000x1280",
+    "efficientnet_lite1": "stem_conv 32x3x3x3, block_3_project_conv 24x144x1x1, "
+    "block_20_project_conv 320x1152x1x1, head_conv 1280x320x1x1, fc 1000x1280",
+    "efficientnet_lite2": "stem_conv 32x3x3x3, block_4_project_conv 48x144x1x1, "
+    "block_20_project_conv 352x1248x1x1, head_conv 1280x352x1x1, fc 1000x1280",
 }
 
 

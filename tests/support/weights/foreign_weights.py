@@ -26,21 +26,31 @@ VGG16_CAFFE = (
     "conv5_1 conv5_2 conv5_3 fc6 fc7 fc8"
 )
 PARTS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-LITE0 = {
-    "stem": "_conv_stem _bn0",
-    **{
-        f"block_{n}_{part}": f"_blocks.{n}._{part}_conv _blocks.{n}.{norm}"
-        for n in range(16)
-        for part, norm in PARTS.items()
-    },
-    "head": "_conv_head _bn1",
-}
+
+
+def lite(num_blocks):
+    """{part of a lite EfficientNet: its convolution and normalisation in the file}."""
+    return {
+        "stem": "_conv_stem _bn0",
+        **{
+            f"block_{n}_{part}": f"_blocks.{n}._{part}_conv _blocks.{n}.{norm}"
+            for n in range(num_blocks)
+            for part, norm in PARTS.items()
+        },
+        "head": "_conv_head _bn1",
+    }
+
+
+NUM_BLOCKS = dict(efficientnet_lite0=16, efficientnet_lite1=21, efficientnet_lite2=21)
 LAYERS = {
     **dict.fromkeys(("alexnet", "alexnet_owt", "caffenet", "bvlc_alexnet"), ALEXNET),
     "vgg16": VGG16,
     "cifar10_quick": QUICK,
     **dict.fromkeys(("cifar_cnn", "cifar_cnn_avg"), CIFAR),
-    "efficientnet_lite0": " ".join(f"{n}_conv {n}_bn" for n in LITE0) + " fc",
+    **{
+        network: " ".join(f"{n}_conv {n}_bn" for n in lite(num_blocks)) + " fc"
+        for network, num_blocks in NUM_BLOCKS.items()
+    },
 }
 # First dense layer -> [channels, height, width] of its input.
 FLATTENED = {
@@ -168,11 +178,14 @@ FORMS = {
     ("tf.keras' automatic names", "cifar_cnn"): keras(
         "Keras 3 weights", "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1", UNIT
     ),
-    ("efficientnet-lite-pytorch", "efficientnet_lite0"): torch(
-        "PyTorch (legacy)",
-        " ".join(LITE0.values()) + " _fc",
-        ((127, 127, 127), (128, 128, 128)),
-    ),
+    **{
+        ("efficientnet-lite-pytorch", network): torch(
+            "PyTorch (legacy)",
+            " ".join(lite(num_blocks).values()) + " _fc",
+            ((127, 127, 127), (128, 128, 128)),
+        )
+        for network, num_blocks in NUM_BLOCKS.items()
+    },
 }
 # Files of several networks, which look the same: the user has to name the network.
 AMBIGUOUS = {

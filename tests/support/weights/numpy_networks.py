@@ -143,14 +143,14 @@ def check(model, image, expected, tolerance=1e-5):
         )
 
 
-def num_parameters(name, *, trained_only=False):
-    """The number of weights of a network with its own number of classes."""
+def num_parameters(name):
+    """The number of weights that are trained, with the network's own classes."""
     network = registry.NETWORKS[name]
     return sum(
         int(np.prod(shape))
         for variables in network.variable_shapes(network.input_spec).values()
         for variable, shape in variables.items()
-        if not (trained_only and variable.startswith("moving"))
+        if not variable.startswith("moving")
     )
 
 
