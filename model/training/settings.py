@@ -55,8 +55,8 @@ class Config:
 
     ckpt: str = _weights(
         "alexnet",
-        f"Weights to start from: {', '.join(weight_settings.NAMED_WEIGHTS)}, the path "
-        "of a file, or none for a random start.",
+        f"Weights to start from: {weight_settings.NAME_OF_WEIGHTS}, the path of a "
+        "file, or none for a random start.",
         basic=True,
         value="NAME",
     )

@@ -5,28 +5,19 @@ import functools
 from model.weights import preprocessing_overrides
 from pipeline.system import config_flags
 
-# What named_weights.SOURCES and registry.NETWORKS hold; these two import Keras.
-NAMED_WEIGHTS = (
-    *("alexnet", "alexnet_conv", "vgg16", "vgg16_conv", "vgg16_keras", "caffenet"),
-    *("bvlc_alexnet", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
-)
-NETWORKS = (
-    *("alexnet", "alexnet_owt", "bvlc_alexnet", "caffenet", "vgg16"),
-    *("cifar10_quick", "cifar_cnn", "cifar_cnn_avg"),
-    *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
-)
 _setting = functools.partial(config_flags.setting, "", group="Weight file")
+NAME_OF_WEIGHTS = "a name in docs/weights.md, such as alexnet or efficientnet_lite2"
 ARCH = (
-    "Network that the weights belong to, if their names and shapes leave it open: "
-    f"{', '.join(NETWORKS)}."
+    "Network that the weights belong to, if their names and shapes leave it open: one "
+    "of those in docs/weights.md, such as alexnet_owt."
 )
 
 
 # Each of these makes the field of one setting.
 ckpt = functools.partial(
     _setting,
-    "Weights to use in place of a run, with their own classes: a name ("
-    f"{', '.join(NAMED_WEIGHTS)}) or the path of a file.",
+    f"Weights to use in place of a run, with their own classes: {NAME_OF_WEIGHTS}, or "
+    "the path of a file.",
     basic=True,
     value="NAME",
 )
