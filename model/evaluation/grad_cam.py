@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
-from model.networks import head
+from model.networks import batch_norm_folding, head
 from pipeline.system.errors import DataError
 
 # Layers that only move, thin out or rescale a map; the paper's "last convolutional
@@ -115,14 +115,15 @@ class _HeatMaps:
             layer.name.startswith(head.DEVIATION_PREFIX) for layer in model.layers
         )
         tensors = [model.output, *maps, *means, *outputs]
-        self._network = keras.Model(model.input, tensors)
+        network = keras.Model(model.input, tensors)
+        self._compute = batch_norm_folding.folded(network)
         self._size = max(tuple(map_.shape[1:3]) for map_ in maps)
 
     def __call__(self, images: Any, labels: Any = None) -> list[Any]:
         num_maps, num_watched = self._counts
         with tf.GradientTape() as tape:
             tape.watch(images)
-            logits, *tensors = self._network(images, training=False)
+            logits, *tensors = self._compute(images)
             maps, means = tensors[:num_maps], tensors[num_maps:num_watched]
             if labels is None:
                 labels = tf.argmax(logits, axis=1)

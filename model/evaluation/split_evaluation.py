@@ -12,7 +12,7 @@ import tensorflow as tf
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
-from model.networks import head
+from model.networks import batch_norm_folding, head
 from model.weights import pretrained_classifier
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -148,9 +148,10 @@ def _predict_step(model: Any, *, with_features: bool) -> Callable[[Any], list[An
     if with_features:
         features = model.get_layer(head.FINAL_LAYER).input
         network = keras.Model(model.input, [model.output, features])
+    compute = batch_norm_folding.folded(network)
 
     def step(images: Any) -> list[Any]:
-        return tf.nest.flatten(network(tf.cast(images, tf.float32), training=False))
+        return tf.nest.flatten(compute(tf.cast(images, tf.float32)))
 
     return traced_function.for_any_batch(step)
 

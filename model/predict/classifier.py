@@ -1,13 +1,14 @@
 """Load a run or a weight file as a classifier, and explain its predictions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from model.evaluation import grad_cam, run_evaluation
 from model.loop import metrics, traced_function
+from model.networks import batch_norm_folding
 from model.predict import similar_photos
 from model.runs import finished_run
 from pipeline.batches.input_spec import InputSpec
@@ -49,6 +50,10 @@ class Classifier:
             return run_evaluation.describe(self.run)
         num_classes = len(self.class_names)
         return f"weights {self.name}: {num_classes} classes, not trained on your photos"
+
+    def predict_step(self) -> Callable[[Any], Any]:
+        """Return a function of images, as the model takes them, that gives logits."""
+        return traced_function.for_any_batch(batch_norm_folding.folded(self.model))
 
     def probabilities(self, logits: Any) -> np.ndarray:
         """Return calibrated probabilities: float64 [num_photos, num_classes]."""

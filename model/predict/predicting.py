@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from model.loop import training_loop
 from model.predict import classifier, explanation_picture, output_formats, photo_batches
 from model.predict.predict_settings import Config
 from model.weights import pretrained_classifier
@@ -92,7 +91,7 @@ class _Predictor:
         self.others: list[str] = []  # files of folders that are no photos, and why
         self._config = config
         self._classifier = photo_classifier
-        self._step = training_loop.make_predict_step(photo_classifier.model)
+        self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
         if config.explain:
             self._explainer = classifier.Explainer(photo_classifier, config.data)

@@ -11,7 +11,6 @@ import threading
 
 import numpy as np
 
-from model.loop import training_loop
 from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
@@ -77,7 +76,7 @@ class Service:
             white_level=classifier.white_level,
             max_pixels=max_pixels,
         )
-        self._step = training_loop.make_predict_step(classifier.model)
+        self._step = classifier.predict_step()
         self._lock = threading.Lock()  # of the network
         self.thumbnail = functools.lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
 

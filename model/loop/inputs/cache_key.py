@@ -35,7 +35,7 @@ def describe(
     weights = sorted(model_variables.digests(trunk.variables).items())
     layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
     return {
-        "format": 2,
+        "format": 3,
         "layers": hashlib.sha256(layers.encode()).hexdigest(),
         "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
         "layer": layer,

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
+from model.networks import batch_norm_folding
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.system import command_line, file_system
 
@@ -199,10 +200,11 @@ def as_stored(trunk: Any, dtype: Any) -> Callable[[Any], Any]:
 
     float16 holds every bfloat16 number of a feature's usual size exactly.
     """
+    compute = batch_norm_folding.folded(trunk)
 
     @traced_function.for_any_batch
     def run(images: Any) -> Any:
-        features = tf.cast(trunk(images, training=False), tf.float32)
+        features = tf.cast(compute(images), tf.float32)
         if dtype == np.float16:
             limit = float(np.finfo(np.float16).max)
             features = tf.clip_by_value(features, -limit, limit)
