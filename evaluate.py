@@ -110,10 +110,11 @@ def main(typed: dict[str, Any]) -> None:
     config = config_flags.build(Config, default | typed)
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+    from model.evaluation.compare import comparison
     from model.reports import text_report
 
     if config.runs:
-        command_line.say(text_report.comparison(compare(config)))
+        command_line.say(comparison.as_text(compare(config)))
         return
     figures = evaluate(config)
     command_line.say(text_report.evaluation(figures))

@@ -21,7 +21,8 @@ def main(typed: dict[str, Any]) -> None:
     """Train, or do what --resume, --plan or --find_rate ask for."""
     action = config_flags.build(settings.Action, typed)
     run_dir = settings.run_to_resume(typed)
-    config = recipe.configure(typed)
+    configs = recipe.combinations(typed)
+    config = configs[0]
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.loop import distributed
@@ -38,15 +39,22 @@ def main(typed: dict[str, Any]) -> None:
         resume = repeated_runs.resume if is_repeated else train_run.resume
         report(resume(run_dir), rank)
     elif action.plan:
-        command_line.say(plan_estimate.plan(config))
+        command_line.say(plan_estimate.plan(*configs))
     elif action.find_rate:
         learning_rate_finder.find_rate(config)
+    elif num_processes > 1 and (len(configs) > 1 or config.seeds > 1 or config.folds):
+        raise UsageError(
+            "--seeds, --folds, several networks: several processes (TF_CONFIG) train "
+            "one run. Start a training for each seed, fold or network."
+        )
+    elif len(configs) > 1:
+        from model.evaluation.compare import comparison
+
+        directory, figures = repeated_runs.choose_network(*configs)
+        runner_up = figures | {"pairs": figures["pairs"][:1]}
+        command_line.say(comparison.as_text(runner_up) + "\n")
+        report(directory, rank)
     elif config.seeds > 1 or config.folds:
-        if num_processes > 1:
-            raise UsageError(
-                "--seeds, --folds: several processes (TF_CONFIG) train one run. Start "
-                "a training for each seed or fold."
-            )
         report(repeated_runs.repeat(config), rank)
     else:
         report(train_run.train(config), rank)

@@ -11,6 +11,7 @@ import pytest
 
 import evaluate
 from model.evaluation import evaluation_settings
+from model.evaluation.compare import comparison
 from model.loop import metrics
 from model.reports import text_report
 from model.runs import finished_run
@@ -346,7 +347,7 @@ class TestCompare:
         assert pair["p"] < 0.05
         assert pair["verdict"].startswith("run is better (p")
         assert cv2.imread(str(folder / "compare-test.png")) is not None
-        text = text_report.comparison(figures)
+        text = comparison.as_text(figures)
         assert pair["verdict"] in text
         assert str(folder / "compare-test.json") in text
 
@@ -390,7 +391,7 @@ class TestCompare:
         figures = evaluate.compare(self.config(finished, worse, third))
         assert [pair["second"] for pair in figures["pairs"]] == ["worse", "third"]
         assert all(pair["p_holm"] == 2 * pair["p"] for pair in figures["pairs"])
-        assert "corrected for 2 comparisons by Holm" in text_report.comparison(figures)
+        assert "corrected by Holm for several" in comparison.as_text(figures)
 
     @pytest.mark.parametrize("split", ["train", "validation", "all"])
     def test_photos_that_every_run_has_seen_are_refused(self, finished, worse, split):

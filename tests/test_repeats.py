@@ -21,8 +21,9 @@ from model.training import (
     train_run,
     training_session,
 )
+from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError, UsageError
-from tests.support import processes, stopped_trainings
+from tests.support import networks, processes, stopped_trainings
 
 
 def content(directory, name="repeats.json"):
@@ -408,3 +409,110 @@ def test_the_summary_of_folds_by_hand():
     assert summary["all_photos"]["accuracy_ci95"] == pytest.approx(interval)
     text = repeated_runs.as_text(summary)
     assert text.splitlines()[-1].startswith("each of 14 photos")
+
+
+class TestSeveralNetworks:
+    @pytest.fixture
+    def configs(self, tiny_config, tmp_path):
+        """Settings of two networks at two sizes; no other network fits 1 pixel."""
+        other = {name: -array for name, array in networks.tiny_arrays().items()}
+        second = networks.write_tiny(tmp_path / "other.safetensors", other)
+        paths = [tiny_config.ckpt, second]
+
+        def combine(*sizes, **changes):
+            return [
+                config_flags.changed(
+                    tiny_config, {"ckpt": path, "image_size": size, **changes}
+                )
+                for size in sizes
+                for path in paths
+            ]
+
+        return combine
+
+    def test_the_best_on_validation_photos_is_the_run(
+        self, configs, found, capsys, monkeypatch
+    ):
+        chosen = configs(16, 1)
+        directory, figures = repeated_runs.choose_network(*chosen)
+        assert directory == Path(chosen[0].run_dir)
+        names = {path.name for path in directory.parent.iterdir()}
+        assert names == {"run", "latest", "cache"}
+        assert figures == content(directory, "comparison.json")
+        labels = [run["run"] for run in figures["runs"]]
+        assert sorted(labels) == sorted(config.label for config in chosen[:2])
+        losses = [run["calibrated_loss"] for run in figures["runs"]]
+        assert losses == sorted(losses) and losses[0] < losses[1]
+        assert figures["num_examples"] == len(found.included("validation"))
+        best = finished_run.read(str(directory))
+        settings_of_best = settings.from_run(directory, best.config["settings"])
+        assert settings_of_best.label == labels[0]
+        # The run is the training that was compared, again.
+        last = min(run["validation_loss"] for run in best.results())
+        assert figures["runs"][0]["accuracy"] == pytest.approx(
+            next(
+                run["validation_accuracy"]
+                for run in best.results()
+                if run["validation_loss"] == last
+            )
+        )
+        err = capsys.readouterr().err
+        for config in chosen[2:]:
+            assert f"warning: {config.label} is left out: " in err
+
+    def test_folds_validate_each_photo_but_those_of_the_test_split(
+        self, configs, found
+    ):
+        directory, figures = repeated_runs.choose_network(*configs(16, folds=3))
+        held = len(found.included("test"))
+        assert held and figures["num_examples"] == len(found.included()) - held
+        best = finished_run.read(str(directory))
+        assert best.config["settings"]["folds"] == 0
+        assert best.manifest_digest == found.digest
+        validated = []
+        for part in repeated_runs._validation_splits(configs(16, folds=3)[0], found):
+            assert part.included("test") == found.included("test")
+            assert not part.divided_groups()
+            validated += [row.sha256 for row in part.included("validation")]
+        assert len(validated) == len(set(validated)) == figures["num_examples"]
+
+    def test_one_network_that_trains_more_than_a_head_is_left_out(
+        self, configs, tmp_path, capsys
+    ):
+        chosen = configs(16)
+        shallow = networks.tiny_arrays(("conv1", "conv2", "fc4"))
+        networks.write_tiny(Path(chosen[1].ckpt), shallow)
+        with pytest.raises(DataError, match="none of these networks can be used"):
+            repeated_runs.choose_network(
+                *(dataclasses.replace(config, features="fc3") for config in chosen[1:])
+            )
+        assert "left out: " in capsys.readouterr().err
+        assert not (tmp_path / "runs" / "run").exists()
+
+    def test_a_wrong_name_is_an_error_at_once(self, configs):
+        first, second = configs(16)
+        wrong = dataclasses.replace(second, ckpt="alexnett")
+        with pytest.raises(errors.MissingCheckpoint, match="Did you mean alexnet"):
+            repeated_runs.choose_network(first, wrong)
+        assert not Path(first.run_dir).parent.exists()
+
+    def test_a_stopped_comparison_begins_again_with_its_features(
+        self, configs, monkeypatch, capsys
+    ):
+        def stop(self):
+            raise command_line.Stopped(2, in_order=True)
+
+        with monkeypatch.context() as patch, pytest.raises(command_line.Stopped):
+            patch.setattr(training_loop.Training, "validate", stop)
+            repeated_runs.choose_network(*configs(16))
+        directory = Path(configs(16)[0].run_dir)
+        assert "The same command begins again" in capsys.readouterr().err
+        assert not directory.exists()
+        repeated_runs.choose_network(*configs(16))
+        assert len(list((directory.parent / "cache").iterdir())) == 2
+
+    def test_a_plan_has_each_network(self, configs):
+        chosen = configs(16)
+        text = plan_estimate.plan(*chosen, least_s=0.05)
+        assert all(f"{config.label}:\n" in text for config in chosen)
+        assert not Path(chosen[0].run_dir).exists()

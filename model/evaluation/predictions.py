@@ -97,14 +97,17 @@ class Predictions:
             for n in wrong[np.argsort(-confidence, kind="stable")]
         ]
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return SHA-256, path, group, label and logits of every photo, by name."""
+        return {
+            "sha256": np.array([row.sha256 for row in self.rows]),
+            "path": np.array([row.path for row in self.rows]),
+            "group": self.groups,
+            "label": self.labels,
+            "logits": self.logits,
+        }
+
     def save(self, path: Path) -> None:
-        """Write SHA-256, path, group, label and logits of every photo as .npz."""
+        """Write the arrays of every photo as .npz."""
         with path.open("wb") as file:
-            np.savez_compressed(
-                file,
-                sha256=np.array([row.sha256 for row in self.rows]),
-                path=np.array([row.path for row in self.rows]),
-                group=self.groups,
-                label=self.labels,
-                logits=self.logits,
-            )
+            np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]

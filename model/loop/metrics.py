@@ -22,11 +22,14 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
+def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the cross-entropy of each example in nats, float64 [num_examples]."""
+    return np.asarray(-log_softmax(logits)[np.arange(len(labels)), labels])
+
+
 def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean cross-entropy in nats; NaN without examples."""
-    if not len(labels):
-        return math.nan
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+    return float(losses(logits, labels).mean()) if len(labels) else math.nan
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -112,6 +115,16 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
     number = effective_number(correct, groups)
     hits = float(correct.sum() * (number / len(correct)))
     return list(wilson_interval(hits, number))
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
+    """Return low and high end of the mean's 95 % interval; it allows for groups.
+
+    The arguments are those of `effective_number`.
+    """
+    mean, number = float(values.mean()), effective_number(values, groups)
+    margin = _Z95 * float(values.std()) / math.sqrt(max(1.0, number - 1))
+    return [mean - margin, mean + margin]
 
 
 def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import markupsafe
 
 from model.evaluation import run_evaluation
+from model.evaluation.compare import comparison
 from model.reports import (
     diagrams,
     photo_thumbnails,
@@ -100,7 +101,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
             figures["effective_examples"] / figures["num_examples"],
         ),
         "remarks": [
-            *text_report.groups_in_words(figures),
+            *comparison.groups_in_words(figures),
             *text_report.precision_in_words(figures),
         ],
         "hashes_find": near_duplicates.LIMIT,

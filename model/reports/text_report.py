@@ -1,7 +1,8 @@
-"""Format the figures of an evaluation or a comparison as text."""
+"""Format the figures of an evaluation as text."""
 
 from typing import Any
 
+from model.evaluation.compare import comparison
 from model.loop import metrics
 from model.loop.inputs import near_copies
 from pipeline.grouping import near_duplicates
@@ -27,7 +28,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
-        *groups_in_words(figures),
+        *comparison.groups_in_words(figures),
         f"balanced accuracy  {figures['balanced_accuracy']:.4f}   macro F1 "
         f"{figures['macro_f1']:.4f}",
         f"top-5 accuracy  {top5}",
@@ -74,24 +75,6 @@ def precision_in_words(figures: dict[str, Any]) -> list[str]:
         f"The evaluation computes in float32. The training log's accuracies are of "
         f"{trained} and may differ in a few photos."
     ]
-
-
-def groups_in_words(figures: dict[str, Any]) -> list[str]:
-    """Return how intervals and tests allow for groups, as a line; [] without groups.
-
-    `figures` are those of an evaluation or of a comparison.
-    """
-    total, num_groups = figures["num_examples"], figures["num_groups"]
-    if num_groups == total:
-        return []
-    groups = (
-        f"{total:,} photos in {num_groups:,} groups (copies, near-duplicates, "
-        "--group_by)"
-    )
-    worth = figures.get("effective_examples")
-    if worth is None:
-        return [f"Intervals and tests allow for groups: {groups}."]
-    return [f"In the interval, {groups} count as {worth:,.0f} independent photos."]
 
 
 def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
@@ -157,61 +140,3 @@ def _confusion_table(figures: dict[str, Any]) -> list[str]:
         ]
     rows = ((name, *row) for name, row in zip(names, confusion, strict=True))
     return command_line.table(("true, predicted:", *names), rows)
-
-
-def comparison(figures: dict[str, Any]) -> str:
-    """Return the figures of evaluation/compare-<split>.json as text.
-
-    The log loss is that of the calibrated probabilities.
-    """
-    pairs = figures["pairs"]
-    has_groups = figures["num_groups"] < figures["num_examples"]
-    test = "sign test of groups," if has_groups else "McNemar's exact"
-    lines = [
-        f"{figures['split']} split, {figures['num_examples']} photos that none of the "
-        "runs was trained on",
-        *groups_in_words(figures),
-        "",
-        *_run_table(figures),
-    ]
-    for pair in pairs:
-        first, second = map(command_line.one_line, (pair["first"], pair["second"]))
-        low, high = pair["difference_ci95"]
-        p = f"{pair['p']:.3g}" + (
-            f", corrected {pair['p_holm']:.3g}" if len(pairs) > 1 else ""
-        )
-        lines += [
-            "",
-            f"{second} compared with {first}",
-            f"  only this run right: {pair['only_second']} photos; only the other: "
-            f"{pair['only_first']}; {test} p {p}",
-            f"  accuracy {pair['difference']:+.4f}, 95 % interval {low:+.4f} to "
-            f"{high:+.4f}",
-            f"  {command_line.one_line(pair['verdict'])}",
-        ]
-    if len(pairs) > 1:
-        lines += ["", f"p values are corrected for {len(pairs)} comparisons by Holm"]
-    if "written" in figures:
-        lines += ["", f"written: {figures['written']}"]
-    return "\n".join(lines)
-
-
-def _run_table(figures: dict[str, Any]) -> list[str]:
-    rows = []
-    for run in figures["runs"]:
-        low, high = run["accuracy_ci95"]
-        few, rate = len(figures["class_names"]) <= 5, run["images_per_s"]
-        rows.append(
-            (
-                command_line.one_line(run["run"]),
-                f"{run['accuracy']:.4f}",
-                f"{low:.4f} to {high:.4f}",
-                f"{run['balanced_accuracy']:.4f}",
-                None if few else f"{run['top5_accuracy']:.4f}",
-                f"{run['calibrated_loss']:.4f}",
-                f"{run['model_bytes'] / 1e6:.1f}",
-                None if rate is None else f"{rate:,.0f}",
-            )
-        )
-    columns = ("run", "accuracy", "95 % interval", "balanced", "top-5", "log loss")
-    return command_line.table((*columns, "MB", "photos/s"), rows)

@@ -64,18 +64,23 @@ class Estimate:
         return self.preparation_s + working_s
 
 
-def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
+def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
     """Return as text what a training will do, and what it will cost.
 
-    The batches of each stage are timed for `least_s` seconds or more.
+    The batches of each stage are timed for `least_s` seconds or more. Several `configs`
+    are those of networks that are compared.
     """
+    config = configs[0]
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
-    networks = train_run.prepare(config, records, directory)
-    started_s = age_s()
     estimates: list[Estimate] = []
-    for network in networks:
-        estimates += estimate_stages(network, records, least_s=least_s)
+    started_s = 0.0
+    for config in configs:
+        networks = train_run.prepare(config, records, directory)
+        started_s = started_s or age_s()
+        for network in networks:
+            network.name = network.name or config.label * (len(configs) > 1)
+            estimates += estimate_stages(network, records, least_s=least_s)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 

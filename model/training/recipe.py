@@ -17,8 +17,9 @@ commas, and a table for a text with pattern=value.
 """
 
 import dataclasses
+import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,45 @@ class Recipe:
 
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stages: tuple[Mapping[str, Any], ...] = ()
+
+
+def combinations(typed: Mapping[str, Any]) -> tuple[settings.Config, ...]:
+    """Return the settings of each combination of networks, resizings and sizes.
+
+    `typed` holds {name: value} of the flags on the command line.
+    """
+    name = typed.get("recipe", "")
+    values = dict(read(find(name), settings.SETTINGS).values) if name else {}
+    values |= typed
+    networks = tuple(_networks(values.get("ckpt", "")))
+    axes = {"ckpt": networks} if len(networks) > 1 else {}
+    axes |= {n: v for n, v in values.items() if isinstance(v, tuple)}
+    # What is given twice counts once.
+    combined = dict.fromkeys(itertools.product(*axes.values()))
+    each = [dict(zip(axes, values, strict=True)) for values in combined]
+    configs = tuple(configure({**typed, **values}) for values in each)
+    config = configs[0]
+    deeper = config.train_from or config.train or config.stages or not config.num_views
+    other = config.keep_head or config.compare != "none" or config.seeds > 1
+    if len(configs) > 1 and (deeper or other or typed.get("find_rate")):
+        raise UsageError(
+            "several networks: only new heads are compared, on cached features. "
+            "Expected no --train_from, --train, stages, --views=0, augmentation, "
+            "--keep_head, --compare, --seeds or --find_rate. Compare first, and use "
+            "these with the best"
+        )
+    return configs
+
+
+def _networks(text: str) -> Iterator[str]:
+    """Yield what stands between commas; a file with commas in its name is one."""
+    parts = text.split(",")
+    while parts:
+        joined = (",".join(parts[:n]) for n in range(len(parts), 1, -1))
+        files = (t for t in joined if Path(t).exists() or Path(t + ".index").exists())
+        name = next(files, parts[0])
+        del parts[: name.count(",") + 1]
+        yield name.strip()
 
 
 def configure(typed: Mapping[str, Any]) -> settings.Config:
@@ -144,8 +184,13 @@ def _converted(
             raise DataError(f"{where}: {key}: no such setting; expected {meant}")
         default = known[key].default
         try:
-            values[key] = _convert(value, default)
-            known[key].check(key, values[key])
+            several = known[key].several and isinstance(value, list) and value != []
+            items = [
+                _convert(item, default) for item in (value if several else [value])
+            ]
+            for item in items:
+                known[key].check(key, item)
+            values[key] = tuple(items) if several else items[0]
         except ValueError as error:
             raise DataError(f"{where}: {error}") from error
         except (TypeError, OverflowError):

@@ -1,21 +1,31 @@
-"""Train several times: with other seeds, or each time with another fold for testing."""
+"""Train several times: with other seeds, other folds for testing or other networks."""
 
 import dataclasses
+import math
 import operator
-from collections.abc import Mapping
+import timeit
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.evaluation import run_evaluation
+from model.evaluation import run_evaluation, stored_logits
+from model.evaluation.compare import comparison
+from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
-from model.loop import metrics
+from model.loop import metrics, training_loop
+from model.loop.inputs import feature_cache
+from model.networks import head
 from model.runs import finished_run, run_folder
-from model.training import settings, train_run
+from model.training import settings, staged_training, train_run, training_session
+from model.weights import named_weights
 from pipeline import split
+from pipeline.batches import dataset
 from pipeline.records import manifest, staging
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
+from pipeline.system.errors import DataError, UserError
 
 _RECORDS_NAME = "records"  # folder of the records of all folds
 
@@ -211,3 +221,110 @@ def as_text(summary: Mapping[str, Any], network: str = "") -> str:
             f"{photos['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}"
         )
     return "\n".join(lines)
+
+
+def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
+    """Train a head on each network, then the run of the best; return its folder.
+
+    The networks predict the same validation photos, or with --folds each photo of
+    training and validation once. The best has the lowest log loss, which says more on
+    few photos than the accuracy; of equal ones it is the smaller, then the first. The
+    figures of all are returned, too, the best first, and kept as comparison.json.
+    """
+    records = train_run.read_records(configs[0].data)
+    for ckpt in dict.fromkeys(config.ckpt for config in configs):
+        named_weights.resolve(ckpt)  # a wrong name is an error before the first starts
+    config_of, candidates = {}, []
+    for number, config in enumerate(configs, start=1):
+        label = config.label
+        command_line.log(f"{label}, network {number} of {len(configs)}:")
+        try:
+            candidates.append(_validate(config, records))
+            config_of[label] = dataclasses.replace(config, folds=0)
+        except (UserError, training_loop.NonFiniteLoss) as error:
+            command_line.warn(f"{label} is left out: {error}")
+        except command_line.Stopped:
+            command_line.log(
+                "no network is chosen yet. The same command begins again, with the "
+                "features that are computed so far"
+            )
+            raise
+    if not candidates:
+        raise DataError("--ckpt: none of these networks can be used; see above.")
+    candidates.sort(key=lambda one: (one.losses.mean(), one.model_bytes))
+    figures = comparison.compare(candidates)
+    figures["split"] = "cross-validation" if configs[0].folds else "validation"
+    best = candidates[0].name
+    command_line.log(f"{best}, the best:")
+    return train_run.train(config_of[best], comparison=figures), figures
+
+
+def _validate(
+    config: settings.Config, records: manifest.Manifest
+) -> comparison.Candidate:
+    """Train a head without a run folder; return what it predicts for validation."""
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
+    logits, label = [], []
+    rows: list[Row] = []
+    for part in _validation_splits(config, records):
+        (network,) = train_run.prepare(config, part, directory, writes=False)
+        (stage,) = network.stages
+        if not stage.is_cached or stage.plan.train_from != head.FINAL_LAYER:
+            raise DataError("not all layers below a new head are restored.")
+        training_session.TrainingSession(config, [network]).run()
+        validating = part.included("validation")
+        labels = np.array([part.labels[row.class_name] for row in validating])
+        predicted = np.asarray(network.best.validation_logits)
+        logits.append(predicted / metrics.fit_temperature(predicted, labels))
+        label.append(labels)
+        rows += validating
+    predictions = Predictions(
+        rows=rows,
+        labels=np.concatenate(label),
+        logits=np.concatenate(logits),
+        class_names=records.class_names,
+    )
+    return comparison.Candidate(
+        name=config.label,
+        class_names=records.class_names,
+        examples=stored_logits.Examples(**predictions.arrays()),
+        temperature=1.0,
+        **_measure(network, records),
+    )
+
+
+def _validation_splits(
+    config: settings.Config, records: manifest.Manifest
+) -> Iterator[manifest.Manifest]:
+    """Yield the records, or with --folds once for each fold that validates."""
+    if not config.folds:
+        yield records
+    for fold in range(config.folds):
+        options = split.Config(seed=config.seed, folds=config.folds, fold=fold)
+        chosen = split.split_rows(options, records).included("test")
+        others = {row.sha256 for row in records.included("test")}
+        split_of = {row.sha256: "train" for row in records.included()}
+        split_of |= {row.sha256: "validation" for row in chosen}
+        split_of |= dict.fromkeys(others, "test")
+        rows = [
+            dataclasses.replace(row, split=split_of.get(row.sha256, row.split))
+            for row in records.rows
+        ]
+        yield dataclasses.replace(records, rows=tuple(rows))
+
+
+def _measure(
+    network: staged_training.StagedTraining, records: manifest.Manifest
+) -> dict[str, Any]:
+    """Return the size of a network, and the speed of its frozen layers."""
+    trunk, tail = network.build(network.stages[0])
+    spec, size = network.start.spec, feature_cache.BATCH_SIZE
+    batches = iter(dataset.Evaluation(records, "validation", spec, batch_size=size))
+    images = next(batches)["image"]
+    run = feature_cache.as_stored(trunk, np.float32)
+    call_s = min(timeit.repeat(lambda: run(images).numpy(), number=1, repeat=4))
+    shapes = [variable.shape for model in (trunk, tail) for variable in model.variables]
+    return {
+        "model_bytes": 4 * sum(map(math.prod, shapes)),
+        "images_per_s": len(images) / call_s,
+    }

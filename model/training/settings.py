@@ -56,7 +56,7 @@ class Config:
     ckpt: str = _weights(
         "alexnet",
         f"Weights to start from: {weight_settings.NAME_OF_WEIGHTS}, the path of a "
-        "file, or none for a random start.",
+        "file, none for a random start, or A,B to compare A and B.",
         basic=True,
         value="NAME",
     )
@@ -127,8 +127,8 @@ class Config:
     )
     folds: int = _several(
         0,
-        "Number of folds; each is the test split of one run. 0 uses "
-        "the split of the records.",
+        "Number of folds; each is the test split of one run, or validates networks "
+        "that are compared. 0 uses the split of the records.",
         basic=True,
         lower=0,
         upper=1000,
@@ -225,6 +225,13 @@ class Config:
             raise ValueError(f"start={self.start}: expected a recipe with stages")
         if self.stages:
             self.in_stages()  # which checks them
+
+    @property
+    def label(self) -> str:
+        """What tells networks that are compared apart: name, resizing and size."""
+        size_px, resize = self.overrides.image_size, self.overrides.resize
+        parts = [self.ckpt, resize.removeprefix("auto"), f"{size_px} px"]
+        return " ".join(filter(None, parts[: 3 if size_px else 2]))
 
     @property
     def num_views(self) -> int:

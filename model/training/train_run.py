@@ -1,8 +1,9 @@
 """Train one run: from settings, records and weights to a run folder."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from model.loop import device
 from model.networks import architecture, head
@@ -22,8 +23,11 @@ from pipeline.system.errors import DataError, UsageError
 SCRATCH = "scratch"  # run folder, inside the run, of the network from a random start
 
 
-def train(config: settings.Config) -> Path:
-    """Train as configured; return the run folder."""
+def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) -> Path:
+    """Train as configured; return the run folder.
+
+    `comparison` has figures of networks of which this is the best, to be kept there.
+    """
     records = read_records(config.data)
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
         networks = prepare(config, records, directory)
@@ -31,6 +35,8 @@ def train(config: settings.Config) -> Path:
             for network in networks:
                 start_folder(config, records, network)
                 network.folder.write_json("photos.json", _seen_photos(records))
+                if comparison:
+                    network.folder.write_json("comparison.json", comparison)
         except OSError:  # such as a full disk
             for network in reversed(networks):
                 network.folder.discard()
@@ -100,11 +106,16 @@ def read_records(folder: str) -> manifest.Manifest:
 
 
 def prepare(
-    config: settings.Config, records: manifest.Manifest, directory: Path
+    config: settings.Config,
+    records: manifest.Manifest,
+    directory: Path,
+    *,
+    writes: bool = True,
 ) -> list[staged_training.StagedTraining]:
     """Return the network to train, and the one to compare it with; log what trains.
 
-    Nothing trains yet, and the run folder `directory` is not created.
+    Nothing trains yet, and the run folder `directory` is not created; if it does not
+    write, it never is.
     """
     setup = device.set_up(config.precision, run_folder.cache_dir(directory))
     start = starting_point.choose(config, records.class_names)
@@ -125,7 +136,9 @@ def prepare(
                 num_classes=len(records.class_names),
                 num_training=len(records.included("train")),
             ),
-            run_folder.RunFolder(directory=folder, writes=setup.process_group.is_chief),
+            run_folder.RunFolder(
+                directory=folder, writes=writes and setup.process_group.is_chief
+            ),
             setup,
             name=name,
         )

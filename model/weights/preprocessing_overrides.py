@@ -27,6 +27,7 @@ class Overrides:
         "weights were trained with.",
         basic=True,
         lower=0,
+        several=True,
     )
     short_side: int = _setting(
         0,
@@ -39,6 +40,7 @@ class Overrides:
         "How photos become square: crop shows the middle, squash all of it in another "
         "aspect, pad (letterbox) all of it in a frame; auto suits the weights.",
         choices=("auto", *RESIZES),
+        several=True,
     )
     channel_order: str = _setting(
         "auto",

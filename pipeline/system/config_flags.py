@@ -61,6 +61,7 @@ class Setting:
     below: float = math.inf
     per_stage: bool = False  # whether each stage of a recipe may have its own value
     is_flag: bool = True  # False for a key that only recipes have
+    several: bool = False  # whether train.py compares several values, with commas
 
     @property
     def bounds(self) -> str:
@@ -83,7 +84,12 @@ class Setting:
         return _TYPES[type(self.default)]
 
     def parse(self, name: str, text: str) -> Any:
-        """Return the value of a text on the command line, or raise UsageError."""
+        """Return the value of a text on the command line, or raise UsageError.
+
+        Several values with commas between them, where there may be, are a tuple.
+        """
+        if self.several and "," in text:
+            return tuple(self.parse(name, part.strip()) for part in text.split(","))
         kind = type(self.default)
         try:
             if kind in (int, float) and ("_" in text or not text.isascii()):
@@ -94,6 +100,11 @@ class Setting:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError if the setting called `name` cannot have this value."""
+        if isinstance(value, tuple):
+            raise ValueError(
+                f"--{name}={','.join(map(str, value))}: expected one value; only "
+                "train.py compares several"
+            )
         kind, expected = type(self.default), self.bounds or self.type_name
         fits = type(value) is kind or (kind is float and type(value) is int)
         if fits and self.choices:

@@ -18,6 +18,7 @@ import numpy as np
 from model.evaluation import stored_logits
 from model.evaluation.compare import paired_tests
 from model.loop import metrics
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -27,7 +28,8 @@ class Candidate:
 
     Attributes:
         temperature: divisor of the logits that calibrates the probabilities.
-        images_per_s: photos per second of its evaluation; None if unknown.
+        images_per_s: photos per second of its evaluation, or of its frozen layers
+            alone; None if unknown.
     """
 
     name: str
@@ -36,6 +38,12 @@ class Candidate:
     temperature: float
     model_bytes: int
     images_per_s: float | None = None
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Cross-entropy of the calibrated probabilities, float64 [num_examples]."""
+        logits = self.examples.logits / self.temperature
+        return metrics.losses(logits, self.examples.label)
 
     @property
     def correct(self) -> np.ndarray:
@@ -132,7 +140,8 @@ def _describe(candidate: Candidate, groups: np.ndarray) -> dict[str, Any]:
         "balanced_accuracy": metrics.mean_over_classes(per_class, "recall"),
         "top5_accuracy": metrics.top_k_accuracy(logits, label, 5),
         "loss": metrics.mean_loss(logits, label),
-        "calibrated_loss": metrics.mean_loss(logits / candidate.temperature, label),
+        "calibrated_loss": float(candidate.losses.mean()),
+        "calibrated_loss_ci95": metrics.mean_interval(candidate.losses, groups),
         "temperature": candidate.temperature,
         "model_bytes": candidate.model_bytes,
         "images_per_s": candidate.images_per_s,
@@ -189,3 +198,79 @@ def verdict(pair_figures: dict[str, Any]) -> str:
 def describe_p(p: float) -> str:
     """Return a p value as text, with no more digits than are meaningful."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """Return the figures of evaluation/compare-<split>.json as text.
+
+    The log loss is that of the calibrated probabilities.
+    """
+    pairs = figures["pairs"]
+    has_groups = figures["num_groups"] < figures["num_examples"]
+    test = "sign test of groups," if has_groups else "McNemar's exact"
+    lines = [
+        f"{figures['split']} split, {figures['num_examples']} photos that none of the "
+        "runs was trained on",
+        *groups_in_words(figures),
+        "",
+        *_run_table(figures),
+    ]
+    for pair in pairs:
+        first, second = map(command_line.one_line, (pair["first"], pair["second"]))
+        low, high = pair["difference_ci95"]
+        p = f"{pair['p']:.3g}"
+        if pair["p_holm"] != pair["p"]:
+            p += f", corrected by Holm for several comparisons {pair['p_holm']:.3g}"
+        lines += [
+            "",
+            f"{second} compared with {first}",
+            f"  only this run right: {pair['only_second']} photos; only the other: "
+            f"{pair['only_first']}; {test} p {p}",
+            f"  accuracy {pair['difference']:+.4f}, 95 % interval {low:+.4f} to "
+            f"{high:+.4f}",
+            f"  {command_line.one_line(pair['verdict'])}",
+        ]
+    if "written" in figures:
+        lines += ["", f"written: {figures['written']}"]
+    return "\n".join(lines)
+
+
+def groups_in_words(figures: dict[str, Any]) -> list[str]:
+    """Return how intervals and tests allow for groups, as a line; [] without groups.
+
+    `figures` are those of an evaluation or of a comparison.
+    """
+    total, num_groups = figures["num_examples"], figures["num_groups"]
+    if num_groups == total:
+        return []
+    groups = (
+        f"{total:,} photos in {num_groups:,} groups (copies, near-duplicates, "
+        "--group_by)"
+    )
+    worth = figures.get("effective_examples")
+    if worth is None:
+        return [f"Intervals and tests allow for groups: {groups}."]
+    return [f"In the interval, {groups} count as {worth:,.0f} independent photos."]
+
+
+def _run_table(figures: dict[str, Any]) -> list[str]:
+    rows = []
+    for run in figures["runs"]:
+        low, high = run["accuracy_ci95"]
+        least, most = run["calibrated_loss_ci95"]
+        few, rate = len(figures["class_names"]) <= 5, run["images_per_s"]
+        rows.append(
+            (
+                command_line.one_line(run["run"]),
+                f"{run['accuracy']:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                f"{run['balanced_accuracy']:.4f}",
+                None if few else f"{run['top5_accuracy']:.4f}",
+                f"{run['calibrated_loss']:.4f}",
+                f"{least:.4f} to {most:.4f}",
+                f"{run['model_bytes'] / 1e6:.1f}",
+                None if rate is None else f"{rate:,.0f}",
+            )
+        )
+    columns = ("run", "accuracy", "95 % interval", "balanced", "top-5", "log loss")
+    return command_line.table((*columns, "95 % interval", "MB", "photos/s"), rows)

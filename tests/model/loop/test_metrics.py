@@ -141,6 +141,16 @@ class TestGroups:
             covered += low <= accuracy <= high
         assert 0.93 <= covered / 1000 <= 0.97
 
+    def test_intervals_of_a_mean_cover_it_with_and_without_groups(self):
+        random = np.random.default_rng(1)
+        for size in (1, 3):
+            groups, covered = np.arange(60).repeat(size), 0
+            for _ in range(500):
+                losses = random.exponential(1, 60).repeat(size)
+                low, high = metrics.mean_interval(losses, groups)
+                covered += low <= 1 <= high
+            assert 0.9 <= covered / 500 <= 0.97
+
     def test_without_groups_each_photo_counts(self):
         correct = np.arange(100) % 3 > 0
         assert metrics.effective_number(correct, np.arange(100)) == 100

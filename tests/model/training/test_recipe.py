@@ -1,8 +1,9 @@
 import pytest
 
 from model.training import recipe
+from model.weights import preprocessing_overrides
 from pipeline.system import config_flags
-from pipeline.system.errors import DataError
+from pipeline.system.errors import DataError, UsageError
 
 DEFAULTS = {"epochs": 30, "rate": 0.0, "nesterov": False, "skip": "", "ckpt": "alexnet"}
 SETTINGS = {
@@ -88,3 +89,65 @@ def test_recipes_are_found_by_name_or_path(tmp_path):
     assert path == recipe.find("bees", tmp_path)
     with pytest.raises(DataError, match=r"--recipe=bee: no such recipe.* bees"):
         recipe.find("bee", tmp_path)
+
+
+def combined(**typed):
+    """(ckpt, resize, image_size) of each combination."""
+    return [
+        (config.ckpt, config.overrides.resize, config.overrides.image_size)
+        for config in recipe.combinations(typed)
+    ]
+
+
+def test_networks_resizings_and_sizes_are_combined_once_each():
+    assert combined(ckpt="vgg16") == [("vgg16", "auto", 0)]
+    assert combined(ckpt="vgg16, alexnet,vgg16", resize=("pad", "crop")) == [
+        *(("vgg16", "pad", 0), ("vgg16", "crop", 0)),
+        *(("alexnet", "pad", 0), ("alexnet", "crop", 0)),
+    ]
+    assert combined(image_size=(64, 64)) == [("alexnet", "auto", 64)]
+
+
+def test_a_recipe_may_list_what_is_combined(tmp_path):
+    path = tmp_path / "several.toml"
+    path.write_text('ckpt = ["a", "b"]\nresize = ["crop", "pad"]\nimage_size = 64\n')
+    both = combined(recipe=str(path), resize="squash")
+    assert both == [("a", "squash", 64), ("b", "squash", 64)]
+    assert len(combined(recipe=str(path), image_size=(64, 96))) == 8
+    path.write_text('resize = ["crop", "cut"]')
+    with pytest.raises(DataError, match="--resize=cut: expected one of auto, crop"):
+        combined(recipe=str(path))
+
+
+def test_a_file_with_commas_in_its_name_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "c,d.ckpt.index", "b"):
+        (tmp_path / name).touch()
+    ckpt = "a,b,b,c,d.ckpt,c"
+    networks = [name for name, *_ in combined(ckpt=ckpt)]
+    assert networks == ["a,b", "b", "c,d.ckpt", "c"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"train_from": "conv5"}, {"train": "conv5"}, {"views": 0}, {"seeds": 2}),
+        *({"rotation": 9.0}, {"keep_head": True}, {"compare": "scratch"}),
+        *({"find_rate": True}, {"recipe": "flickr_style"}),
+    ],
+    ids=str,
+)
+def test_of_several_networks_only_heads_train(more):
+    assert recipe.combinations({"ckpt": "alexnet", **more})
+    with pytest.raises(UsageError, match="only new heads are compared"):
+        recipe.combinations({"ckpt": "alexnet,vgg16", **more})
+
+
+def test_other_commands_take_one_value():
+    values = {"resize": ("crop", "pad")}
+    with pytest.raises(UsageError, match="--resize=crop,pad: expected one value; only"):
+        config_flags.build(preprocessing_overrides.Overrides, values)
+    settings = config_flags.settings_of(preprocessing_overrides.Overrides)
+    assert settings["image_size"].parse("image_size", "64,96") == (64, 96)
+    with pytest.raises(UsageError, match="--image_size=x: expected a whole number"):
+        settings["image_size"].parse("image_size", "64,x")

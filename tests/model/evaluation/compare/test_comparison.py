@@ -158,3 +158,92 @@ def test_the_verdict_follows_from_the_figures(changes, text):
         "photos_needed": 5232,
     }
     assert comparison.verdict(figures | changes) == text
+
+
+def run_of(name, **how):
+    return {
+        "run": name,
+        "accuracy": 0.9,
+        "accuracy_ci95": [0.8, 0.95],
+        "balanced_accuracy": 0.75,
+        "top5_accuracy": 1.0,
+        "calibrated_loss": 0.25,
+        "calibrated_loss_ci95": [0.2, 0.3],
+        "model_bytes": 12_345_678,
+        "images_per_s": 1234.5,
+    } | how
+
+
+def pair_of(second, **how):
+    return {
+        "first": "a",
+        "second": second,
+        "only_first": 1,
+        "only_second": 7,
+        "p": 0.0703125,
+        "p_holm": 0.140625,
+        "difference": 0.1,
+        "difference_ci95": [0.0013, 0.2048],
+        "verdict": "no difference can be seen (p = 0.14)",
+    } | how
+
+
+def compared(pairs, **how):
+    return {
+        "split": "test",
+        "num_examples": 60,
+        "num_groups": 60,
+        "class_names": ["cat", "dog"],
+        "runs": [run_of("a"), run_of("longer", accuracy=1.0, images_per_s=None)],
+        "pairs": pairs,
+        "written": "a/evaluation/compare-test.json",
+    } | how
+
+
+def test_two_runs_are_compared_in_a_table():
+    figures = compared([pair_of("longer", p_holm=0.0703125)])
+    lines = comparison.as_text(figures).splitlines()
+    assert lines == [
+        "test split, 60 photos that none of the runs was trained on",
+        "",
+        "run     accuracy     95 % interval  balanced  top-5  log loss     "
+        "95 % interval    MB  photos/s",
+        "a         0.9000  0.8000 to 0.9500    0.7500      -    0.2500  "
+        "0.2000 to 0.3000  12.3     1,234",
+        "longer    1.0000  0.8000 to 0.9500    0.7500      -    0.2500  "
+        "0.2000 to 0.3000  12.3         -",
+        "",
+        "longer compared with a",
+        "  only this run right: 7 photos; only the other: 1; McNemar's exact p 0.0703",
+        "  accuracy +0.1000, 95 % interval +0.0013 to +0.2048",
+        "  no difference can be seen (p = 0.14)",
+        "",
+        "written: a/evaluation/compare-test.json",
+    ]
+
+
+def test_p_values_of_more_runs_are_corrected():
+    figures = compared(
+        [pair_of("longer"), pair_of("c")], num_groups=57, class_names=list("abcdef")
+    )
+    text = comparison.as_text(figures)
+    assert "tests allow for groups: 60 photos in 57 groups (copies" in text
+    assert "only the other: 1; sign test of groups, p 0.0703" in text
+    assert "a         0.9000  0.8000 to 0.9500    0.7500  1.0000" in text
+    corrected = "p 0.0703, corrected by Holm for several comparisons 0.141\n"
+    assert text.count(corrected) == 2
+
+
+def test_names_stay_on_their_line():
+    figures = compared([pair_of("b\nc")], runs=[run_of("a"), run_of("b\nc")])
+    lines = comparison.as_text(figures).splitlines()
+    assert "b\\nc compared with a" in lines
+
+
+def test_groups_are_named_with_what_they_are_worth():
+    figures = {"num_examples": 60, "num_groups": 30, "effective_examples": 41.7}
+    assert comparison.groups_in_words(figures) == [
+        "In the interval, 60 photos in 30 groups (copies, near-duplicates, --group_by) "
+        "count as 42 independent photos."
+    ]
+    assert comparison.groups_in_words(figures | {"num_groups": 60}) == []
