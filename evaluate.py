@@ -9,6 +9,7 @@ a weight file without any training.
 """
 
 import pipeline.start  # noqa: F401 # isort: skip
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     from model.evaluation import evaluation_data, run_evaluation
     from model.reports import html_report, report_facts, tensorboard_pages
     from model.runs import finished_run
+    from model.weights import preprocessing_overrides
 
     if config.ckpt:
         return _evaluate_pretrained(config)
     run = finished_run.read(config.run_dir)
+    preprocessing_overrides.log(run.spec)
     folder = config.data or str(run.records_folder())
     with evaluation_data.open_data(
         folder, config.split, run.resize_min, run.white_level, config.layout
@@ -58,8 +61,9 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
-    from model.evaluation import evaluation_data, split_evaluation
+    from model.evaluation import evaluation_data, weight_evaluation
     from model.weights import pretrained_classifier
+    from pipeline.batches import image_batches
     from pipeline.sources.lists import label_files
 
     labels = label_files.read(Path(config.labels)) if config.labels else None
@@ -72,7 +76,10 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
     with evaluation_data.open_data(
         config.data, config.split, layout=config.layout
     ) as data:
-        return split_evaluation.evaluate_weights(
+        weights = weights.recognise_preprocessing(
+            functools.partial(image_batches.sample, data.records, data.rows)
+        )
+        return weight_evaluation.evaluate_weights(
             weights, data, config.options(), has_class_names=bool(config.labels)
         )
 

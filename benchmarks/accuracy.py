@@ -35,7 +35,7 @@ def compute_features(records: manifest.Manifest, config: settings.Config) -> np.
 
     The first view is the central window, a second one its mirror image.
     """
-    start = starting_point.choose(config, records.class_names)
+    start = starting_point.choose(config, records)
     plan = stages.plan_stage(start, config, len(records.class_names))
     trunk = trunk_and_tail.build_trunk(plan, "float32")
     model_variables.assign(trunk, start.restored.values)

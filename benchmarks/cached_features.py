@@ -73,7 +73,7 @@ class Stage:
                 image_size=150, short_side=150, resize="squash"
             ),
         )
-        start = starting_point.choose(config, dataset.class_names)
+        start = starting_point.choose(config, dataset)
         plan = stages.plan_stage(start, config, len(dataset.class_names))
         setup = device.set_up("auto", cache_dir)
         trunk, tail = build_parts(

@@ -192,7 +192,7 @@ def measure_network(
 ) -> tuple[list[str], list[tuple[str, str, float]]]:
     """Return the line of a network, and the other photos that it names."""
     config = settings.Config(ckpt=name)
-    start = starting_point.choose(config, records.class_names)
+    start = starting_point.choose(config, records)
     plan = stages.plan_stage(start, config, len(records.class_names))
     setup = device.set_up("auto", cache_dir)
     trunk = trunk_and_tail.build_trunk(plan, setup.frozen_policy)

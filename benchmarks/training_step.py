@@ -53,7 +53,7 @@ def main() -> None:
         config = settings.Config(
             ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
         )
-        start = starting_point.choose(config, dataset.class_names)
+        start = starting_point.choose(config, dataset)
         plan = stages.plan_stage(start, config, len(dataset.class_names))
         setup = device.set_up(options.precision, Path(scratch) / "cache")
         policy = setup.trained_policy

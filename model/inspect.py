@@ -63,16 +63,21 @@ def report_fittings(checkpoint: Checkpoint) -> str:
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
 
     # These import Keras: the tensors are shown before.
-    from model.weights import identify_network, restore
+    from model.weights import identify_network, preprocessing_overrides, restore
 
     candidates = identify_network.find_candidates(checkpoint)
-    lines: dict[str, tuple[float, str]] = {}
+    lines: dict[str, tuple[float, str, Any]] = {}
     for match in candidates.matches:
         if match.num_kernels and match.network.name not in lines:
             restored = restore.restore_match(match)
-            lines[match.network.name] = _describe(match, restored)
+            lines[match.network.name] = (*_describe(match, restored), restored)
     ranked = sorted(lines.values(), key=lambda line: -line[0])
-    texts = [text for _, text in ranked] or ["fits no network that Graft knows"]
+    texts = [text for _, text, _ in ranked] or ["fits no network that Graft knows"]
+    if ranked and (best := ranked[0][2]).possible_positions():
+        warnings = preprocessing_overrides.warnings(best.spec)
+        texts += [f"warning: {line}" for line in warnings] or [
+            f"preprocessing: {best.spec.describe_pixels()}"
+        ]
     return "\n".join([*texts, *filter(None, [candidates.why_not_rebuilt])])
 
 

@@ -1,7 +1,6 @@
 """Run a model over a split: every photo once in each view, in float32."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
 from model.networks import batch_norm_folding, head
-from model.weights import pretrained_classifier
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -154,46 +152,3 @@ def _predict_step(model: Any, *, with_features: bool) -> Callable[[Any], list[An
         return tf.nest.flatten(compute(tf.cast(images, tf.float32)))
 
     return traced_function.for_any_batch(step)
-
-
-def evaluate_weights(
-    weights: pretrained_classifier.PretrainedClassifier,
-    data: EvaluationData,
-    options: EvaluationOptions,
-    *,
-    has_class_names: bool,
-) -> dict[str, Any]:
-    """Evaluate a pretrained network without training it.
-
-    If the user has not named the network's classes (`has_class_names`), and it has as
-    many as the data set, they are assumed to be the same.
-
-    Returns:
-        The figures of a run's evaluation, as far as they exist.
-
-    Raises:
-        DataError: the split is empty.
-        errors.MismatchedCheckpoint: the network does not know a class of the data set.
-    """
-    start = time.perf_counter()
-    names, class_names = data.records.class_names, weights.class_names
-    if not has_class_names and len(names) == len(class_names):
-        class_names = names
-        command_line.log(
-            "--labels was not given: the network's classes are assumed to be those of "
-            f"the data, in this order: {', '.join(names)}"
-        )
-    # Unknown classes are an error before the work, not after it.
-    label_of_each = pretrained_classifier.match_class_names(names, class_names)
-    predictions = evaluate_split(
-        weights.model, data, weights.spec, options, class_names=class_names
-    )
-    labels = label_of_each[predictions.labels]
-    predictions = dataclasses.replace(predictions, labels=labels)
-    return {
-        "run": weights.name,
-        "split": data.split,
-        **predictions.figures(),
-        "seconds": time.perf_counter() - start,
-        "preprocessing": weights.spec.source,
-    }

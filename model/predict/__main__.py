@@ -22,9 +22,11 @@ def main(typed: dict[str, Any]) -> None:
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.predict import output_formats, predicting
+    from model.weights import preprocessing_overrides
 
     photo_classifier = predicting.load_classifier(config)
     command_line.log(photo_classifier.describe())
+    preprocessing_overrides.log(photo_classifier.spec)
     header, format_prediction = output_formats.writer(
         config.format,
         top=min(config.top, len(photo_classifier.class_names)),

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from model.predict import classifier, explanation_picture, output_formats, photo_batches
 from model.predict.predict_settings import Config
 from model.weights import pretrained_classifier
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files
 from pipeline.records.row_codes import Code, ImageError
 from pipeline.sources.lists import label_files
@@ -32,13 +34,20 @@ def load_classifier(config: Config) -> classifier.Classifier:
         arch=config.arch,
         overrides=config.overrides,
         class_names=labels.names if labels else (),
-    )
+    ).recognise_preprocessing(functools.partial(_first_photos, config))
     return classifier.Classifier(
         name=Path(config.ckpt).name,
         model=weights.model,
         spec=weights.spec,
         class_names=weights.class_names,
     )
+
+
+def _first_photos(config: Config, spec: InputSpec, most: int) -> np.ndarray:
+    """Return the readable ones of the first photos, as a network sees them."""
+    paths = photo_files.find(config.photos, collections.Counter(), config.explain)
+    batches = photo_batches.read(itertools.islice(paths, most), spec, batch_size=most)
+    return next((batch.images for batch in batches), np.zeros(0))
 
 
 def predict(

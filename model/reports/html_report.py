@@ -21,6 +21,7 @@ from model.reports import (
     report_tables,
     text_report,
 )
+from model.weights import preprocessing_overrides
 from pipeline.grouping import near_duplicates
 from pipeline.system import command_line, file_system, html_templates
 
@@ -109,6 +110,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "no_better": text_report.is_no_better(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],
         "ledger": report_facts.ledger(run) if has_ledger else None,
+        "warnings": preprocessing_overrides.warnings(run.spec),
         "data": report_facts.data(
             evaluation.data.records,
             evaluation.data.split,

@@ -71,7 +71,7 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),
         "input": run.spec.describe(),
-        "preprocessing by": run.spec.source,
+        "preprocessing": run.spec.describe_pixels(),
     }
     return {
         "command": command,

@@ -1,6 +1,7 @@
 """Choose the network that a training starts from: weights and settings -> network."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from model.checkpoints import errors
 from model.networks import architecture, head, registry
 from model.runs import finished_run, run_folder
 from model.training import settings
-from model.weights import named_weights, restore
+from model.weights import (
+    named_weights,
+    restore,
+)
+from pipeline.batches import image_batches
 from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +95,11 @@ class HeadPosition:
     pooling: str
 
 
-def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint:
-    """Find the network of the weights, and restore what fits."""
+def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint:
+    """Find the network of the weights, and restore what fits.
+
+    The records are those of the training; their photos may show the preprocessing.
+    """
     # A training starts from the first of these that the flags name:
     # 1. --resume=RUN: the run's last snapshot. `train_run.resume` continues with the
     #    run's settings; layers that have not trained yet come from 2 to 5.
@@ -102,7 +111,8 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
     weights = restored = previous = None
     if config.ckpt == "none":
         network = registry.by_name(config.arch or "alexnet_owt")
-        spec = config.overrides.apply(network.input_spec)
+        spec = dataclasses.replace(network.input_spec, source="usual for the network")
+        spec = config.overrides.apply(spec)
     else:
         weights = named_weights.resolve(config.ckpt)
         previous = _find_head_position(weights.path)
@@ -111,6 +121,10 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
             arch=config.arch,
             skip=tuple(filter(None, config.skip.split(","))),
             overrides=config.overrides,
+        )
+        restored = restore.recognise_preprocessing(
+            restored,
+            functools.partial(image_batches.sample, records, records.included("train")),
         )
         network, spec = restored.network, restored.spec
     features = _choose_features(config, network, restored, previous)
@@ -121,6 +135,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
         requested = previous.pooling
     pooling = head.choose_pooling(network, spec, features, requested)
     if weights and restored and config.keep_head:
+        class_names = records.class_names
         _check_position_and_classes(weights.path, previous, features, class_names)
         num_features = head.num_features(network, spec, features, pooling)
         shapes = _head_shapes(num_features, config.hidden, len(class_names))

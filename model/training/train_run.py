@@ -15,6 +15,7 @@ from model.training import (
     starting_point,
     training_session,
 )
+from model.weights import preprocessing_overrides
 from pipeline.images import file_headers
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
@@ -118,7 +119,7 @@ def prepare(
     write, it never is.
     """
     setup = device.set_up(config.precision, run_folder.cache_dir(directory))
-    start = starting_point.choose(config, records.class_names)
+    start = starting_point.choose(config, records)
     starts = {"": (directory, start)}
     if config.compare == "scratch":
         starts = {
@@ -186,7 +187,8 @@ def _header(
         "weights": _weights_in_words(start),
         "network": start.network.name
         + f"; compared with a random start in {SCRATCH}/" * (config.compare != "none"),
-        "input": f"{spec.describe()}; preprocessing of {spec.source}",
+        "input": spec.describe(),
+        "preprocessing": spec.describe_pixels(),
         "head": f"{'kept' if config.keep_head else 'new'}, on "
         f"{head.describe(start.features, start.pooling)}",
         **_stage_lines(networks[0].stages),
@@ -234,6 +236,8 @@ def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
     if network.start.restored is None and cut != architecture.INPUT:
         name = f"{network.name}: " * bool(network.name)
         yield f"{name}the layers up to {cut} are random and stay frozen"
+    if network.start.restored is not None:
+        yield from preprocessing_overrides.warnings(network.start.spec)
     for stage in network.stages:
         warmup = stage.config.learning.warmup_steps
         if warmup >= stage.steps:

@@ -24,7 +24,7 @@ from model.checkpoints.tensorflow import ckpt
 from model.networks import registry
 from model.networks.architecture import Network
 from model.networks.keras_models import from_keras_config
-from model.weights import layer_naming, naming_conventions
+from model.weights import layer_naming, naming_conventions, usual_preprocessing
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
@@ -124,10 +124,11 @@ def _known_namings(
     checkpoint: Checkpoint, networks: Sequence[Network]
 ) -> list[LayerNaming]:
     """Return the namings to try for a file that does not name its network."""
-    namings = [
-        *naming_conventions.NAMINGS,
-        *(naming_conventions.by_layer_name(n, n.input_spec)[0] for n in networks),
-    ]
+    namings = list(naming_conventions.NAMINGS)
+    for network in networks:
+        spec, bgr = usual_preprocessing.by_layer_names(network)
+        naming, _ = naming_conventions.by_layer_name(network, spec)
+        namings.append(dataclasses.replace(naming, bgr=bgr))
     if scope := _common_scope(checkpoint):
         namings += [
             dataclasses.replace(

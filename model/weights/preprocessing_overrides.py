@@ -12,9 +12,11 @@ from typing import Any
 
 from model.checkpoints import errors
 from pipeline.batches.input_spec import RESIZES, InputSpec, as_tuples
-from pipeline.system import config_flags
+from pipeline.system import command_line, config_flags
 
 _setting = functools.partial(config_flags.setting, group="Preprocessing")
+# Settings that change the numbers of pixels, rather than which pixels are seen.
+_OF_PIXELS = {"channel_order", "scale", "mean", "std"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,9 @@ class Overrides:
             changes |= {"mean_image": None, **mean}
         named = self.changed_settings()
         if named:
-            changes["source"] = f"{spec.source}; by flags: {', '.join(named)}"
+            flags = f"by flags: {', '.join(named)}"
+            is_stated = spec.is_assumed and not _OF_PIXELS.isdisjoint(named)
+            changes["source"] = flags if is_stated else f"{spec.source}; {flags}"
         try:
             return dataclasses.replace(spec, **changes)
         except ValueError as error:
@@ -142,6 +146,34 @@ class Overrides:
 
 
 AS_WEIGHTS = Overrides()
+
+
+def warnings(spec: InputSpec, tried: str = "") -> list[str]:
+    """Return a line of warning if the preprocessing is assumed or may be wrong.
+
+    `tried` says what photos of known classes show against it; "" for nothing.
+    """
+    if not (tried or spec.is_assumed):
+        return []
+    advice = (
+        "If it is wrong, predictions are poor. With --ckpt, the flags --scale, --mean, "
+        "--std and --channel_order set it; evaluate.py --ckpt tries the five usual "
+        "ones on photos of known classes"
+    )
+    verdict = "is a guess" if spec.is_assumed else "may be wrong"
+    return [
+        f"the preprocessing of pixels {verdict}: {spec.describe_pixels()}. "
+        f"{tried or advice}"
+    ]
+
+
+def log(spec: InputSpec, tried: str = "") -> None:
+    """Log the preprocessing and how it is known, or the line of `warnings`."""
+    lines = warnings(spec, tried)
+    for line in lines:
+        command_line.warn(line)
+    if not lines:
+        command_line.log(f"preprocessing: {spec.describe_pixels()}")
 
 
 def _three_numbers(flag: str, text: str) -> tuple[float, ...]:

@@ -1,8 +1,9 @@
 """Load a weight file as a classifier, with its own final layer and class names."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,29 @@ class PretrainedClassifier:
     """A network with all its weights, and its class names in label order."""
 
     name: str  # or path of the weights
-    model: Any  # keras.Model, float32: image -> logits
-    spec: InputSpec
+    restored: restore.RestoredWeights
     class_names: tuple[str, ...]
+
+    @property
+    def spec(self) -> InputSpec:
+        """Size and normalisation of the input."""
+        return self.restored.spec
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The network, a float32 keras.Model: image -> logits."""
+        network = self.restored.network
+        last, num_classes = network.positions()[-1], len(self.class_names)
+        model = network.build(self.spec, last=last, num_classes=num_classes)
+        model_variables.assign(model, self.restored.values)
+        return model
+
+    def recognise_preprocessing(
+        self, read_photos: Callable[[InputSpec, int], np.ndarray]
+    ) -> "PretrainedClassifier":
+        """Replace an assumed preprocessing, as restore.recognise_preprocessing."""
+        restored = restore.recognise_preprocessing(self.restored, read_photos)
+        return dataclasses.replace(self, restored=restored)
 
 
 def load(
@@ -53,17 +74,14 @@ def load(
     restored = restore.restore_match(
         match, overrides=overrides, num_classes=num_classes
     )
-    last = network.positions()[-1]
-    restored.require(last, for_evaluation=True)
-    model = network.build(restored.spec, last=last, num_classes=num_classes)
-    model_variables.assign(model, restored.values)
+    restored.require(network.positions()[-1], for_evaluation=True)
     names = tuple(class_names) or tuple(f"class {n}" for n in range(num_classes))
     if len(names) != num_classes:
         raise errors.MismatchedCheckpoint(
             f"--labels: expected {num_classes} class names, found {len(names)}. List "
             "the network's classes in the order of its logits."
         )
-    return PretrainedClassifier(ckpt, model, restored.spec, names)
+    return PretrainedClassifier(ckpt, restored, names)
 
 
 def _num_classes(match: identify_network.NetworkMatch) -> int:

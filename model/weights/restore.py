@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import ml_dtypes
@@ -20,6 +20,7 @@ from model.weights import (
     identify_network,
     model_variables,
     preprocessing_overrides,
+    usual_preprocessing,
 )
 from model.weights.identify_network import NetworkMatch
 from model.weights.layer_naming import LayerNaming
@@ -50,6 +51,7 @@ class RestoredWeights:
     Attributes:
         where: name of the file, for messages.
         spec: size and normalisation of the input that the weights expect.
+        is_bgr: whether the file's first kernel sees blue first; it is reversed here.
         values: {layer: {"kernel" or "bias" or ...: array in Graft's layout}} of all
             tensors that fit.
         shapes: {layer: {variable: shape}} of the network.
@@ -61,6 +63,7 @@ class RestoredWeights:
     network: Network
     naming: LayerNaming
     spec: InputSpec
+    is_bgr: bool
     values: dict[str, dict[str, np.ndarray]]
     shapes: dict[str, dict[str, tuple[int, ...]]]
     skipped: tuple[str, ...] = ()
@@ -217,8 +220,7 @@ def restore_match(
             if status == "restored":
                 array = finite_float32(tensor, f"{where}: {name}")
                 array = naming.to_graft(layer, array, shape)
-                is_reversed = layer == bgr_layer and variable == "kernel"
-                values[layer][variable] = array[:, :, ::-1] if is_reversed else array
+                values[layer][variable] = array
     used = {entry.tensor for entry in entries}
     entries += [entry for name, entry in in_file.items() if name not in used]
     return RestoredWeights(
@@ -226,11 +228,36 @@ def restore_match(
         network=network,
         naming=naming,
         spec=spec,
-        values=dict(values),
+        is_bgr=bool(bgr_layer),
+        values=_reverse_channels(values, bgr_layer),
         shapes=shapes,
         skipped=tuple(skip),
         entries=tuple(entries),
     )
+
+
+def recognise_preprocessing(
+    restored: RestoredWeights, read_photos: Callable[[InputSpec, int], np.ndarray]
+) -> RestoredWeights:
+    """Replace an assumed preprocessing as usual_preprocessing.by_first_batchnorm."""
+    network, spec, values = restored.network, restored.spec, restored.values
+    if not spec.is_assumed:
+        return restored
+    spec, is_bgr = usual_preprocessing.by_first_batchnorm(
+        network, spec, values, read_photos
+    )
+    values = _reverse_channels(values, network.first_convolution() if is_bgr else "")
+    return dataclasses.replace(restored, spec=spec, values=values, is_bgr=is_bgr)
+
+
+def _reverse_channels(
+    values: Mapping[str, dict[str, np.ndarray]], layer: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return values with the kernel of a layer for the other colour order."""
+    arrays = values.get(layer, {})
+    if "kernel" not in arrays:
+        return dict(values)
+    return {**values, layer: arrays | {"kernel": arrays["kernel"][:, :, ::-1]}}
 
 
 def _bgr_layer(match: NetworkMatch, overrides: Overrides) -> str:

@@ -204,5 +204,24 @@ class Images:
         return {"image": image, "label": label, "row": batch["row"]}
 
 
+def evenly_spread(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return up to `most` rows at equal distances."""
+    numbers = np.linspace(0, len(rows) - 1, min(most, len(rows)))
+    return [rows[number] for number in np.rint(numbers).astype(np.int64)]
+
+
+def sample(
+    records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, most: int
+) -> np.ndarray:
+    """Return the photos of up to `most` rows, evenly spread, in their central view.
+
+    The result is uint8 [num_photos, size_px, size_px, 3], RGB, 0..255.
+    """
+    images = Images(records, evenly_spread(rows, most), spec, batch_size=most)
+    views = crop_and_resize.central_views(images.sizes, spec)
+    batches = [*images.run(np.arange(len(images.rows)), views)]
+    return batches[0]["image"].numpy() if batches else np.zeros(0, np.uint8)
+
+
 # Converting functions to graphs by AutoGraph took 0.3 s; these need no conversion.
 _as_graph = tf.autograph.experimental.do_not_convert

@@ -61,6 +61,21 @@ class InputSpec:
             raise TypeError("no JSON object")
         return cls(**{name: as_tuples(value) for name, value in values.items()})
 
+    @property
+    def is_assumed(self) -> bool:
+        """Whether neither the file, its source nor the user states these values."""
+        return self.source.startswith("assumed")
+
+    def describe_pixels(self) -> str:
+        """Return what becomes of pixels, as a formula, and where that stands."""
+        text = f"RGB / {self.scale:g}" if self.scale != 1 else "RGB"
+        if self.mean_image or any(self.mean):
+            mean = "a mean image" if self.mean_image else _in_words(self.mean)
+            text += f" - {mean}"
+        if {*self.std} != {1.0}:
+            text = f"({text}) / {_in_words(self.std)}"
+        return f"{text}; {self.source}"
+
     def __post_init__(self) -> None:
         self._check_sizes()
         for name in ("mean", "std"):
@@ -127,6 +142,12 @@ class InputSpec:
                 f"size_px={size!r:.40}, short_side_px={short_side!r:.40}: expected "
                 f"1 <= size_px <= short_side_px <= {MAX_SIDE_PX}"
             )
+
+
+def _in_words(numbers: tuple[float, ...]) -> str:
+    """Return a number, or three in brackets if they differ."""
+    texts = [f"{number:g}" for number in numbers]
+    return texts[0] if len({*texts}) == 1 else f"[{', '.join(texts)}]"
 
 
 def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:

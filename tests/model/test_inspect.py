@@ -45,10 +45,11 @@ def test_a_file_is_shown_with_its_tensors_and_network(quick):
     ]
     table = {line.split()[0]: line.split()[1:] for line in lines if "/" in line}
     assert table["conv1/kernel"] == ["[5,", "5,", "3,", "32]", "float32", "0.5", "0"]
-    assert lines[-1] == (
+    assert lines[-2] == (
         "fits cifar10_quick (names as in layer names): 10 of 10 variables; a new head "
         "may sit on ip1"
     )
+    assert lines[-1].startswith("warning: the preprocessing of pixels is a guess: RGB")
 
 
 def test_a_file_without_the_first_layers_cannot_carry_a_head(tmp_path):

@@ -37,6 +37,11 @@ _WITH_KERNEL = (
     *("Conv2D", "Convolution2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"),
     *("Conv2DTranspose", "BatchNormalization", "LayerNormalization"),
 )
+_ARITHMETIC = (
+    *("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "nn.bias_add"),
+    *("math.truediv", "math.divide", "math.subtract", "math.multiply", "math.add"),
+    "__operators__.add",
+)
 # Layers that keep what their input says of each class.
 _KEEPING = (
     *("Flatten", "Reshape", "Dropout", "Activation", "Softmax", "Identity"),
@@ -129,9 +134,9 @@ def read_run_model(text: str) -> tuple[str, InputSpec] | None:
 
 
 def _assumed_spec(size: int, scale: float) -> InputSpec:
-    source = "squashed; the model itself prepares RGB of 0 to 255"
+    source = "stated by the file, whose first layers prepare pixels of 0 to 255"
     if scale != 1:
-        source = f"assumed: the file states none; squashed, RGB / {scale:g}"
+        source = "assumed, because the file states none"
     return InputSpec(
         size_px=size, short_side_px=size, resize="squash", scale=scale, source=source
     )
@@ -181,7 +186,8 @@ def _side(shape: list[Any], refuse: config_layers.Refuse) -> int:
 def _prepares_pixels(graph: Graph) -> bool:
     """Return whether the model rescales pixels before its first layer with a kernel."""
     for call in graph.calls:
-        if call.is_operation or call.kind in ("Rescaling", "Normalization"):
+        operation = call.config.get("function", call.kind) if call.is_operation else ""
+        if operation in _ARITHMETIC or call.kind in ("Rescaling", "Normalization"):
             return True
         if call.kind in _WITH_KERNEL:
             break
