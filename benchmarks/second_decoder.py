@@ -22,7 +22,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from pipeline.images import file_headers, opencv, photo_pixels
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError
 
 CELL_PX = 16
 MOST = 2.0  # levels

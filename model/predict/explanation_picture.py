@@ -10,8 +10,7 @@ from model.runs import pictures
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError, Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, isolated_decoder, photo_files
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError
 from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0

@@ -14,7 +14,7 @@ from model.predict.predict_settings import Config
 from model.weights import pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from pipeline.sources.lists import label_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError

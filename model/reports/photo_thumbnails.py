@@ -13,8 +13,7 @@ from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.records import manifest, stored_photo
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError, Row
 from pipeline.system import command_line, html_templates
 from pipeline.system.errors import DataError
 

@@ -54,12 +54,20 @@ def photo_cards(
     is_correct = (predicted == predictions.labels)[by_confidence]
     mistakes, correct = by_confidence[~is_correct], by_confidence[is_correct]
 
-    def cards(examples: np.ndarray) -> list[PhotoCard]:
-        return [_prediction_card(predictions, n, probabilities) for n in examples]
+    def card(example: int) -> PhotoCard:
+        label, guess = int(predictions.labels[example]), int(predicted[example])
+        return PhotoCard(
+            row=predictions.rows[example],
+            true=predictions.class_names[label],
+            other=predictions.class_names[guess],
+            label=guess,
+            probability=float(probabilities[example, guess]),
+            true_probability=float(probabilities[example, label]),
+        )
 
     return {
-        "worst": cards(mistakes[:_NUM_MISTAKES]),
-        "unsure": cards(correct[::-1][:_NUM_UNCERTAIN]),
+        "worst": list(map(card, mistakes[:_NUM_MISTAKES])),
+        "unsure": list(map(card, correct[::-1][:_NUM_UNCERTAIN])),
         "doubtful": _label_error_cards(evaluation),
     }
 
@@ -83,21 +91,6 @@ def unique_photos(cards: Iterable[PhotoCard]) -> list[PhotoCard]:
     for card in cards:
         by_photo.setdefault(card.row.sha256, card)
     return list(by_photo.values())
-
-
-def _prediction_card(
-    predictions: Predictions, example: int, probabilities: np.ndarray
-) -> PhotoCard:
-    label = int(predictions.labels[example])
-    predicted = int(predictions.predicted[example])
-    return PhotoCard(
-        row=predictions.rows[example],
-        true=predictions.class_names[label],
-        other=predictions.class_names[predicted],
-        label=predicted,
-        probability=float(probabilities[example, predicted]),
-        true_probability=float(probabilities[example, label]),
-    )
 
 
 def _label_error_cards(evaluation: run_evaluation.RunEvaluation) -> list[PhotoCard]:

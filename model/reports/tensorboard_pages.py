@@ -21,8 +21,7 @@ from model.evaluation import run_evaluation
 from model.runs import tensorboard_log
 from pipeline.images import opencv
 from pipeline.records import manifest, stored_photo
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError, Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 

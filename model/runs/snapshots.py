@@ -6,7 +6,6 @@ the one before.
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import threading
@@ -89,22 +88,17 @@ def locked(directory: Path) -> Iterator[None]:
         RunError: Another process is training the run.
     """
     folder = file_system.make_inside(directory, run_folder.CHECKPOINTS)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with file_system.locked(folder) as is_free:
+        if not is_free:
             raise run_folder.RunError(
                 f"{directory}: another process is training this run. Wait for it, or "
                 "choose another --run_dir."
-            ) from None
+            )
         # Incomplete files of a process that was killed.
         for place in (folder, directory):
             for path in place.glob(".*.partial*"):
                 path.unlink()
         yield
-    finally:
-        os.close(descriptor)
 
 
 class Clock:

@@ -14,7 +14,7 @@ import numpy as np
 from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

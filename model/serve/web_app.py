@@ -19,7 +19,7 @@ from model.serve import guarded_requests, prediction_service
 from model.serve.guarded_requests import Refusal
 from model.serve.serve_settings import Config
 from pipeline.images import opencv
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from pipeline.system import command_line, html_templates, sandbox
 from pipeline.system.errors import DataError
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 
 
 class NetworkInput:

@@ -25,14 +25,8 @@ class Config:
     )
     max_pixels: int = source_settings.max_pixels(file_headers.MAX_PIXELS)
     white_level: int = source_settings.white_level()
-    group_by: str = source_settings.group_by()
-    lists: str = source_settings.lists()
-    csv: str = source_settings.csv()
-    columns: str = source_settings.columns()
-    labels: str = source_settings.labels()
-    layout: str = source_settings.layout()
+    labelling: source_settings.Settings = source_settings.DEFAULTS
     workers: int = source_settings.workers()
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(**vars(self))

@@ -1,27 +1,40 @@
 """Check photos or records; the result is a report, check.json and a page."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.check import check_page, dataset_findings, unusual_files, verify_records
-from pipeline.check.check_report import Finding, Report
+from pipeline.check import photo_findings, verify_records
 from pipeline.check.check_settings import Config
+from pipeline.check.photo_findings import Finding, Report
 from pipeline.grouping import duplicate_search, photo_groups
 from pipeline.images import (
     decode_files,
-    decode_locally,
     decode_source,
     file_headers,
+    opencv,
     record_image,
 )
 from pipeline.records import manifest, previous_dataset, stored_photo
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
-from pipeline.system import command_line, file_system, standard_error
+from pipeline.system import (
+    command_line,
+    file_system,
+    html_templates,
+    standard_error,
+)
+from pipeline.system.errors import DataError
 
+# Function of a photo's path that returns a JPEG or PNG of it, upright.
+Encoded = Callable[[str], bytes]
+_TEMPLATE = Path(__file__).parent / "templates" / "check.html"
+_SHOWN_GROUPS = 24  # for each finding; check.json has all
+_SHOWN_PHOTOS = 4  # for each group
+_SIDE_PX = 144
 _SHOWN = 3  # examples in a line of text
 
 
@@ -34,29 +47,22 @@ def check(config: Config) -> Report:
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)
     else:
-        if not (config.lists or config.csv):
+        if not (config.labelling.lists or config.labelling.csv):
             photo_source.check_outside(out, root)
         report, encoded = _check_photos(config, root)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     with standard_error.silenced():
-        html = check_page.render(report, encoded)
+        html = render(report, encoded)
     for name, content in (("check.json", text), ("check.html", html)):
         with file_system.replacing(out / name) as partial:
             partial.write_text(command_line.as_utf8(content), encoding="utf-8")
     return report
 
 
-def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encoded]:
-    source = find_source.list_source(
-        root,
-        lists=config.lists,
-        csv=config.csv,
-        columns=config.columns,
-        labels=config.labels,
-        layout=config.layout,
-    )
-    user_keys = photo_groups.find_user_keys(source, config.group_by)
+def _check_photos(config: Config, root: Path) -> tuple[Report, Encoded]:
+    source = find_source.list_source(root, config.labelling)
+    user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
     resize_min = file_headers.RESIZE_MIN
 
     def encoded(photo: SourcePhoto) -> bytes:
@@ -72,7 +78,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         white_level=config.white_level,
     )
     rows = decode_source.decode(
-        options, source, None, decode_locally.Local(config.workers), settings={}
+        options, source, None, decode_source.Local(config.workers), settings={}
     )
     with standard_error.silenced():  # the workers have heard it
         similar = duplicate_search.search(
@@ -82,13 +88,13 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
             num_workers=config.workers,
         )
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
-    counts = dataset_findings.count_photos(rows, source)
+    counts = photo_findings.count_photos(rows, source)
     findings = [
-        *dataset_findings.find_groups(rows, source, groups),
-        *dataset_findings.find_small_classes(counts),
-        *dataset_findings.find_missing_splits(counts, source.given, "error"),
-        *dataset_findings.find_similar_names(source.class_names),
-        *unusual_files.find(rows),
+        *photo_findings.find_groups(rows, source, groups),
+        *photo_findings.find_small_classes(counts),
+        *photo_findings.find_missing_splits(counts, source.given, "error"),
+        *photo_findings.find_similar_names(source.class_names),
+        *photo_findings.find_unusual_files(rows),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
     report = Report(
@@ -98,7 +104,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         notes=(*source.notes, *ignored),
     )
     photo_at = {photo.path: photo for photo in source.photos}
-    crashed = {row.path for row in rows if "crashed" in unusual_files.kinds_of(row)}
+    crashed = {row.path for row in rows if "crashed" in photo_findings.kinds_of(row)}
 
     def shown(path: str) -> bytes:
         if path in crashed:  # it would take this process down as well
@@ -113,7 +119,7 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
-def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Encoded]:
+def _check_records(root: Path, num_workers: int) -> tuple[Report, Encoded]:
     converted = manifest.read(root)
     faults = verify_records.verify(converted, num_workers=num_workers)
     findings = [Finding("fault", "error", fault) for fault in faults]
@@ -142,8 +148,8 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Enc
         for name, counter in converted.tally.classes.items()
     }
     filled = [name for name in manifest.SPLITS if converted.included(name)]
-    findings += dataset_findings.find_small_classes(counts)
-    findings += dataset_findings.find_missing_splits(counts, filled, "warning")
+    findings += photo_findings.find_small_classes(counts)
+    findings += photo_findings.find_missing_splits(counts, filled, "warning")
     row_at = {row.path: row for row in converted.included()}
     report = Report(
         source=str(root),
@@ -153,6 +159,26 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Enc
     )
     photos = stored_photo.StoredPhotos(root)
     return report, lambda path: photos.image(row_at[path])
+
+
+def render(report: Report, encoded: Encoded) -> str:
+    """Return a page of HTML that needs no other file."""
+
+    @functools.cache
+    def thumbnail(path: str) -> str:
+        try:
+            small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
+        except (ImageError, DataError, OSError):
+            return ""  # the page says that there is no picture
+        return html_templates.jpeg_url(small)
+
+    return html_templates.load_template(_TEMPLATE).render(
+        report=report,
+        columns=list(next(iter(report.counts.values()))),
+        thumbnail=thumbnail,
+        shown_groups=_SHOWN_GROUPS,
+        shown_photos=_SHOWN_PHOTOS,
+    )
 
 
 def summary(report: Report) -> str:

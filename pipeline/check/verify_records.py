@@ -12,8 +12,7 @@ from typing import Any
 from pipeline.images import file_headers, opencv
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest import Manifest
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError, Row
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 

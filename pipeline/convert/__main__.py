@@ -24,6 +24,7 @@ def main(typed: dict[str, Any]) -> None:
     from pipeline.convert import conversion, conversion_notes
     from pipeline.grouping import split_assignment
     from pipeline.records import manifest
+    from pipeline.records.manifest_row import Code
 
     summary = conversion.convert(config)
     converted = summary.manifest
@@ -41,6 +42,12 @@ def main(typed: dict[str, Any]) -> None:
         command_line.say(line)
     for line in split_assignment.warn_of_small_classes(converted.counts()):
         command_line.say(f"warning: {line}")
+    of_16_bits = {Code.SIXTEEN_BITS, Code.UNSUPPORTED_PIXELS}
+    has_them = any(not of_16_bits.isdisjoint(row.codes) for row in converted.rows)
+    if config.white_level and not has_them:
+        command_line.say(
+            f"--white_level={config.white_level} has no effect: no picture has 16 bits"
+        )
     if "seed" in typed and converted.info.seed != config.seed:
         command_line.say(
             f"--seed={config.seed} was ignored because these records were split with "

@@ -18,7 +18,6 @@ from pipeline.grouping import (
 from pipeline.grouping.photo_groups import PhotoGroups
 from pipeline.images import (
     decode_files,
-    decode_locally,
     decode_source,
     decode_with_beam,
     opencv,
@@ -67,20 +66,13 @@ def convert(config: Config) -> Summary:
         DataError: the source or the output folder is not as it should be.
         OSError: the system reports an error, such as no space left on the device.
     """
-    runner: decode_locally.Runner = (
-        decode_locally.Local(config.workers)
+    runner: decode_source.Runner = (
+        decode_source.Local(config.workers)
         if config.runner == "local"
         else decode_with_beam.Beam(config.runner, config.beam_flags)
     )
     directory = file_system.path(config.out)
-    source = find_source.list_source(
-        file_system.path(config.source),
-        lists=config.lists,
-        csv=config.csv,
-        columns=config.columns,
-        labels=config.labels,
-        layout=config.layout,
-    )
+    source = find_source.list_source(file_system.path(config.source), config.labelling)
     if config.missing_classes == "refuse":
         photo_source.check_given(source)
     _check_output(directory, source)
@@ -126,7 +118,7 @@ def _select(
     source: Source,
     previous: PreviousDataset | None,
     info: DatasetInfo,
-    runner: decode_locally.Runner,
+    runner: decode_source.Runner,
     named_by_user: photo_selection.PhotoList,
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
@@ -135,7 +127,7 @@ def _select(
         Row of each file, in the order of the paths, and lines of findings.
     """
     directory = file_system.path(config.out)
-    user_keys = photo_groups.find_user_keys(source, config.group_by)
+    user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
     options = decode_files.DecodeOptions(
         root=source.root,
         directory=directory,
@@ -183,12 +175,13 @@ def _dataset_info(
     config: Config, source: Source, previous: PreviousDataset | None
 ) -> DatasetInfo:
     before = previous.manifest.info if previous else None
+    values = vars(config) | vars(config.labelling)
     return DatasetInfo(
         class_names=source.class_names,
         seed=before.seed if before else config.seed,
         shares=before.shares if before else split_assignment.DEFAULT_SHARES,
         settings={
-            **{name: getattr(config, name) for name in _ROW_SETTINGS},
+            **{name: values[name] for name in _ROW_SETTINGS},
             "duplicates": near_duplicates.VERSION,
             **({"white_level": config.white_level} if config.white_level else {}),
             **source.settings,
@@ -236,9 +229,10 @@ def _read_previous(
             f"{', '.join(previous.manifest.class_names[:5])}). Choose another --out "
             "or remove it"
         )
-    for name in ("layout", "white_level"):
+    present = {"layout": config.labelling.layout, "white_level": config.white_level}
+    for name, value in present.items():
         before = previous.manifest.info.settings.get(name)
-        if before and not getattr(config, name):
+        if before and not value:
             raise DataError(
                 f"{directory}: was converted with --{name}={before}. Pass it again, or "
                 "convert into another folder with --out"

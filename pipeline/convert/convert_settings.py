@@ -54,7 +54,6 @@ class Config:
         "first frame, refuse skips them.",
         choices=("first", "refuse"),
     )
-    group_by: str = source_settings.group_by()
     conflicts: str = _rules(
         "leave_out",
         "What to do with a photo that is filed under several classes: leave_out skips "
@@ -74,11 +73,7 @@ class Config:
         choices=("refuse", "keep"),
     )
     workers: int = source_settings.workers()
-    lists: str = source_settings.lists()
-    csv: str = source_settings.csv()
-    columns: str = source_settings.columns()
-    labels: str = source_settings.labels()
-    layout: str = source_settings.layout()
+    labelling: source_settings.Settings = source_settings.DEFAULTS
     runner: str = _decoding(
         "local",
         "What runs the conversion: processes of this computer, or a runner of Apache "
@@ -92,7 +87,6 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(**vars(self))
         if self.beam_flags and self.runner == "local":
             settings = config_flags.settings_of(type(self))
             raise ValueError(config_flags.unknown_flag(self.beam_flags[0], settings))

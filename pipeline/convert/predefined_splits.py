@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.grouping.photo_groups import Group
 from pipeline.records.manifest import SPLITS
-from pipeline.records.manifest_row import Row
+from pipeline.records.manifest_row import Code, Row
 from pipeline.records.previous_dataset import PreviousDataset
-from pipeline.records.row_codes import Code
 from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 

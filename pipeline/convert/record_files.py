@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.images import decode_locally
+from pipeline.images import decode_source
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import file_system
@@ -102,7 +102,7 @@ def write(
     written: Mapping[str, Sequence[Extent]],
     directory: Path,
     partial: Path,
-    runner: decode_locally.Runner,
+    runner: decode_source.Runner,
 ) -> None:
     """Join the parts, which lie in a data set's folder, in its staging folder."""
     runner.call(

@@ -11,8 +11,7 @@ import numpy as np
 from pipeline.grouping import near_duplicates
 from pipeline.grouping.thumbnail_comparison import SIDE
 from pipeline.images import decode_files, opencv
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError, Row
 from pipeline.sources.photo_source import Source
 from pipeline.system import process_pool
 from pipeline.system.errors import DataError

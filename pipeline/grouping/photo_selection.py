@@ -12,9 +12,8 @@ from pathlib import Path
 from pipeline.grouping import split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
-from pipeline.records.manifest_row import Row
+from pipeline.records.manifest_row import Code, Reason, Row
 from pipeline.records.previous_dataset import PreviousDataset
-from pipeline.records.row_codes import Code, Reason
 from pipeline.sources.lists import text_lines
 from pipeline.sources.photo_source import Source
 from pipeline.system import command_line

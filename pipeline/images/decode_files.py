@@ -13,8 +13,7 @@ from pathlib import Path
 
 from pipeline.images import file_headers, opencv, photo_pixels, record_image
 from pipeline.records import staging, stored_photo, tfrecord
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError, Row
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import file_system, standard_error
 from pipeline.system.errors import DataError

@@ -1,20 +1,62 @@
 """Decode every file of a source in full, for conversion and for checks."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any, Protocol
 
-from pipeline.images import decode_files, decode_locally, opencv
+from pipeline.images import decode_files, opencv
+from pipeline.images.decode_files import DecodeOptions, Task
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset, outdated_rows
 from pipeline.sources.photo_source import Source
-from pipeline.system import command_line
+from pipeline.system import command_line, process_pool
+
+
+class Runner(Protocol):
+    """Does the work of a conversion, in processes of some kind."""
+
+    def convert(
+        self, options: DecodeOptions, tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Row | None]]:
+        """Decode files; yield each with its row, None where the previous row stays."""
+
+    def call(self, functions: Sequence[Callable[[], Any]]) -> None:
+        """Call functions that write files."""
+
+
+class Local:
+    """A Runner that decodes in processes of this machine, and copies in threads."""
+
+    def __init__(self, num_workers: int) -> None:
+        """Store the number of processes; 0 means one for each processor."""
+        self._num_workers = num_workers
+
+    def convert(
+        self, options: DecodeOptions, tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Row | None]]:
+        """Decode files as Runner.convert says."""
+        return process_pool.map_blocks(
+            functools.partial(decode_files.convert_block, options),
+            tasks,
+            on_crash=decode_files.crashed,
+            initializer=decode_files.start_worker,
+            num_workers=self._num_workers,
+        )
+
+    def call(self, functions: Sequence[Callable[[], Any]]) -> None:
+        """Call functions that write files as Runner.call says."""
+        with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
+            list(pool.map(operator.call, functions))  # raises what they raise
 
 
 def decode(
-    options: decode_files.DecodeOptions,
+    options: DecodeOptions,
     source: Source,
     previous: PreviousDataset | None,
-    runner: decode_locally.Runner,
+    runner: Runner,
     settings: Mapping[str, int | str],
 ) -> list[Row]:
     """Decode every file whose record cannot stay.
@@ -37,7 +79,7 @@ def decode(
     return rows
 
 
-def _shared(task: decode_files.Task, row: Row | None) -> Row:
+def _shared(task: Task, row: Row | None) -> Row:
     """Return the row of a task, without texts or rows that are in memory already."""
     photo = task.photo
     if row is not None:
@@ -49,7 +91,7 @@ def _shared(task: decode_files.Task, row: Row | None) -> Row:
 
 def _tasks(
     source: Source, previous: PreviousDataset | None, settings: Mapping[str, int | str]
-) -> Iterator[decode_files.Task]:
+) -> Iterator[Task]:
     """Yield one task a file, in the order of the paths."""
     reusable, outdated = set[str](), set[str]()
     if previous is not None:
@@ -61,7 +103,7 @@ def _tasks(
         outdated = {row.path for row in outdated_rows(previous.manifest)}
     for photo in source.photos:
         row = previous.row_at(photo.path) if previous else None
-        yield decode_files.Task(
+        yield Task(
             photo=photo,
             label=source.labels.get(photo.class_name, -1),
             previous=row,

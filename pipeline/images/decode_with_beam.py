@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import decode_files, decode_locally
+from pipeline.images import decode_files, decode_source
 from pipeline.records import manifest_row, staging
 from pipeline.records.manifest_row import Row
 from pipeline.system import file_system, process_pool
@@ -61,7 +61,7 @@ class Beam:
         options: decode_files.DecodeOptions,
         tasks: Iterable[decode_files.Task],
     ) -> Iterator[tuple[decode_files.Task, Row | None]]:
-        """Decode files as decode_locally.Runner.convert says."""
+        """Decode files as decode_source.Runner.convert says."""
         if options.part_dir is None:
             raise ValueError("workers of a cluster need a folder to write to")
         numbered = list(enumerate(process_pool.blocks(tasks, self.block_files)))
@@ -74,7 +74,7 @@ class Beam:
             yield from zip(block, rows, strict=True)
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """Call functions that write files as decode_locally.Runner.call says."""
+        """Call functions that write files as decode_source.Runner.call says."""
         if functions:
             self._each("Join", operator.call, list(functions))
 
@@ -114,7 +114,7 @@ def _convert(
         own_dir, name = scratch, decode_files.part_name(number)
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
-        local = decode_locally.Local(num_workers=1)
+        local = decode_source.Local(num_workers=1)
         lines = []
         with (part_dir / name).open("wb") as part:
             for _, row in local.convert(own_options, block):

@@ -8,7 +8,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pipeline.records.row_codes import Code, Reason
+from pipeline.records.manifest_row import Code, Reason
 from pipeline.system import file_system
 
 # Pillow warns of decompression bombs at half of this number and refuses above it.

@@ -5,8 +5,8 @@ makes of it. A file that crashes its process or takes too long is refused, and a
 process replaces that one. Predictions and the server decode this way; multiprocessing
 would start TensorFlow in each process.
 
-A request to a process is a file. Its answer is {"error": sentence, "kind": a
-row_codes.Code}, or the fields of record_image.RecordImage. If those come without bytes,
+A request to a process is a file. Its answer is {"error": sentence, "kind": a Code of
+manifest_row}, or the fields of record_image.RecordImage. If those come without bytes,
 the record's image is the file itself.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from pipeline.images import file_headers, opencv, record_image
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from pipeline.system import sandbox, standard_error
 
 # Memory for libraries and what they keep. And for each pixel, in the worst case: 16

@@ -18,7 +18,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pipeline.records.row_codes import Code, ImageError  # noqa: E402
+from pipeline.records.manifest_row import Code, ImageError  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95  # of records

@@ -30,7 +30,7 @@ from PIL import (
 )
 
 from pipeline.images import file_headers, opencv
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 
 VERSIONS = {"pillow": PIL.__version__, "pi_heif": pi_heif.__version__}
 # One photo is decoded in one process of many.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.images import file_headers, opencv, perceptual_hash, photo_pixels
-from pipeline.records.row_codes import Code, ImageError, Reason
+from pipeline.records.manifest_row import Code, ImageError, Reason
 from pipeline.system import standard_error
 
 # Cameras and scanners of 10, 12 and 14 bits store their numbers as they are in 16 bits.
@@ -27,7 +27,7 @@ class RecordImage:
         width: width of `encoded`, in pixels.
         orientation: EXIF orientation of the source, 1 to 8, which has been applied.
         action: "copied" when `encoded` is the source, byte for byte.
-        codes: why it was re-encoded, as members of row_codes.Code; () if copied.
+        codes: why it was re-encoded, as members of manifest_row.Code; () if copied.
         reason: the same as a sentence; "" if copied.
         phash: perceptual hash, 16 hex digits.
     """

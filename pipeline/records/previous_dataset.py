@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pipeline.records.manifest import Manifest
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import Code, Reason
+from pipeline.records.manifest_row import Code, Reason, Row
 
 # Number of the way in which photos become pixels, among the versions of a manifest.
 DECODER = "2"

@@ -34,6 +34,7 @@ def list_folders(root: Path, layout: str = "") -> photo_source.Source:
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     files, links = _walk(root, ignored)
+    _check_links(root, [link for link in links if len(link) == 1])
     count = sum(map(len, files.values()))
     if len(files) == 1:
         what = f"{count} files but no folder" if count else "nothing"
@@ -41,7 +42,6 @@ def list_folders(root: Path, layout: str = "") -> photo_source.Source:
             f"{root}: holds {what}. Expected one folder of photos per class, as in "
             "flowers/daisy/1.jpg"
         )
-    _check_links(root, [link for link in links if len(link) == 1])
     folders = folder_layout.FolderLayout(root, files, layout)
     meaning: dict[folder_layout.Folder, tuple[str, str]] = {(): ("", "")}
     photos = []
@@ -79,7 +79,7 @@ def list_folders(root: Path, layout: str = "") -> photo_source.Source:
 def _walk(
     root: Path, ignored: dict[str, int]
 ) -> tuple[dict[folder_layout.Folder, list[str]], list[folder_layout.Folder]]:
-    """Return {folder: names of its files} and the links to folders, which are in it."""
+    """Return {folder: names of its files}, and the links to folders."""
     files: dict[folder_layout.Folder, list[str]] = {}
     links: list[folder_layout.Folder] = []
     for folder, folder_names, file_names in file_system.walk(root, onerror=_raise):
@@ -92,7 +92,7 @@ def _walk(
                 folder_names.remove(name)
                 links.append((*parts, name))
     ignored["linked folders"] = len(links)
-    return files | {link: [] for link in links}, links
+    return files, links
 
 
 def _raise(error: OSError) -> None:

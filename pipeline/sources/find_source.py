@@ -2,22 +2,16 @@
 
 from pathlib import Path
 
-from pipeline.sources import class_folders, tfrecords_2018
+from pipeline.sources import class_folders, source_settings, tfrecords_2018
 from pipeline.sources.lists import caffe_lists, label_files, listed_photos, photo_csv
 from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 
 
 def list_source(
-    root: Path,
-    *,
-    lists: str = "",
-    csv: str = "",
-    columns: str = "",
-    labels: str = "",
-    layout: str = "",
+    root: Path, settings: source_settings.Settings = source_settings.DEFAULTS
 ) -> Source:
-    """List the photos of a folder as the settings of these names say.
+    """List the photos of a folder as the settings say.
 
     Without lists and CSV file, the content of the folder decides its kind. Paths of
     files are relative to the current folder, or else to `root`.
@@ -31,18 +25,20 @@ def list_source(
         raise DataError(
             f"{root}: is a file. Expected a folder with one folder of photos per class"
         )
+    labels = settings.labels
     names = label_files.read(_find(root, labels)) if labels else None
-    if lists:
-        files = [(_find(root, name), split) for name, split in caffe_lists.parse(lists)]
+    if settings.lists:
+        lists = caffe_lists.parse(settings.lists)
+        files = [(_find(root, name), split) for name, split in lists]
         paths, entries = [path for path, _ in files], caffe_lists.read(files)
         return listed_photos.list_photos(root, "lists", paths, entries, names)
-    if csv:
-        path = _find(root, csv)
-        entries = photo_csv.read(path, columns)
+    if settings.csv:
+        path = _find(root, settings.csv)
+        entries = photo_csv.read(path, settings.columns)
         return listed_photos.list_photos(root, "CSV", [path], entries, names)
     if tfrecords_2018.is_source(root):
         return tfrecords_2018.list_photos(root)
-    return class_folders.list_folders(root, layout)
+    return class_folders.list_folders(root, settings.layout)
 
 
 def _find(root: Path, name: str) -> Path:

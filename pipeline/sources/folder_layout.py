@@ -50,8 +50,8 @@ def parse(layout: str) -> tuple[list[str], dict[str, str]]:
             levels = item.split("/")
         else:
             raise ValueError(
-                f"--layout={layout}: expected levels, as in split/class, and folders, "
-                f"as in train=a,test=b,none=c; found {item!r}"
+                f"--layout={layout}: expected levels with a class, as in split/class, "
+                f"and folders, as in train=a,test=b,none=c; found {item!r}"
             )
     if levels and "split" not in levels and {*split_of.values()} - {_NONE}:
         raise ValueError(f"--layout={layout}: expected split as one of the levels")

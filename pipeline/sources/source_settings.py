@@ -1,8 +1,8 @@
 """Define the settings of a source of photos and of decoding, for convert and check."""
 
+import dataclasses
 import functools
 import re
-from typing import Any
 
 from pipeline.sources import folder_layout
 from pipeline.sources.lists import caffe_lists, photo_csv
@@ -14,40 +14,6 @@ _source = functools.partial(
 _decoding = functools.partial(config_flags.setting, group="Decoding", basic=True)
 
 # Each of these functions makes the field of one setting.
-lists = functools.partial(
-    _source,
-    "Comma-separated Caffe list files (one `path label` per line); their names give "
-    "the split, as in train.txt,val.txt or train=a.txt,test=b.txt.",
-    value="FILES",
-)
-csv = functools.partial(
-    _source,
-    "CSV list of photos, with columns path, label and, optionally, split.",
-    value="FILE",
-)
-columns = functools.partial(
-    _source,
-    "Titles of the columns of --csv, as in path:filename,label:breed; also split:, and "
-    "group: for photos that must share a split.",
-    value="COLUMNS",
-)
-labels = functools.partial(
-    _source,
-    "File that names numbered labels: one per line, 0 first; or JSON or CSV.",
-    value="FILE",
-)
-group_by = functools.partial(
-    _source,
-    r"Regular expression for paths, such as 'patient(\d+)': photos with the same match "
-    "stay together in one split.",
-    value="REGEX",
-)
-layout = functools.partial(
-    _source,
-    "Meaning of folders where it is not clear: levels, as in folder/class or "
-    "split/class, and names, as in train=a,test=b,none=c.",
-    value="LAYOUT",
-)
 max_pixels = functools.partial(
     _decoding,
     help="Photos with more pixels are skipped without decoding; the default is the "
@@ -69,36 +35,64 @@ workers = functools.partial(
 )
 
 
-def check(
-    *,
-    lists: str = "",
-    csv: str = "",
-    columns: str = "",
-    labels: str = "",
-    group_by: str = "",
-    layout: str = "",
-    **_: Any,
-) -> None:
-    """Refuse settings of a source that contradict each other; other ones may follow.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings that say which class and split the photos of a folder have."""
 
-    Raises:
-        ValueError: Two sources are given, or a value cannot be understood.
-    """
-    if lists and csv:
-        raise ValueError("--lists and --csv: expected only one of them")
-    if labels and not (lists or csv):
-        raise ValueError("--labels: expected --lists or --csv, whose labels it names")
-    if layout and (lists or csv):
-        raise ValueError("--layout: expected class folders, found --lists or --csv")
-    if columns and not csv:
-        raise ValueError("--columns: expected --csv, whose columns it names")
-    if "group" in photo_csv.parse_columns(columns) and group_by:
-        raise ValueError("--group_by and --columns=group: expected only one of them")
-    caffe_lists.parse(lists)
-    folder_layout.parse(layout)
-    try:
-        re.compile(group_by)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"--group_by={group_by}: not a regular expression ({error})"
-        ) from error
+    lists: str = _source(
+        "Comma-separated Caffe list files (one `path label` per line); their names "
+        "give the split, as in train.txt,val.txt or train=a.txt,test=b.txt.",
+        value="FILES",
+    )
+    csv: str = _source(
+        "CSV list of photos, with columns path, label and, optionally, split.",
+        value="FILE",
+    )
+    columns: str = _source(
+        "Titles of the columns of --csv, as in path:filename,label:breed; also split:, "
+        "and group: for photos that must share a split.",
+        value="COLUMNS",
+    )
+    labels: str = _source(
+        "File that names numbered labels: one per line, 0 first; or JSON or CSV.",
+        value="FILE",
+    )
+    group_by: str = _source(
+        r"Regular expression for paths, such as 'patient(\d+)': photos with the same "
+        "match stay together in one split.",
+        value="REGEX",
+    )
+    layout: str = _source(
+        "Meaning of folders where it is not clear: levels, as in folder/class or "
+        "split/class, and names, as in train=a,test=b,none=c.",
+        value="LAYOUT",
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        if self.lists and self.csv:
+            raise ValueError("--lists and --csv: expected only one of them")
+        is_listed = self.lists or self.csv
+        if self.labels and not is_listed:
+            raise ValueError(
+                "--labels: expected --lists or --csv, whose labels it names"
+            )
+        if self.layout and is_listed:
+            raise ValueError("--layout: expected class folders, found --lists or --csv")
+        if self.columns and not self.csv:
+            raise ValueError("--columns: expected --csv, whose columns it names")
+        if "group" in photo_csv.parse_columns(self.columns) and self.group_by:
+            raise ValueError(
+                "--group_by and --columns=group: expected only one of them"
+            )
+        caffe_lists.parse(self.lists)
+        folder_layout.parse(self.layout)
+        try:
+            re.compile(self.group_by)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"--group_by={self.group_by}: not a regular expression ({error})"
+            ) from error
+
+
+DEFAULTS = Settings()

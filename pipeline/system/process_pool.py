@@ -72,7 +72,15 @@ def map_blocks(
                     _check_memory(block[0], processes)
                     results = [on_crash(block[0])]
                 else:
-                    results = _work_singly(function, block, on_crash, initializer)
+                    singles = map_blocks(
+                        function,
+                        block,
+                        on_crash=on_crash,
+                        initializer=initializer,
+                        num_workers=1,
+                        block_size=1,
+                    )
+                    results = [result for _, result in singles]
                 pool = _pool(num_workers, initializer)
                 processes = _check_starts(pool)
                 for index, (later, future) in enumerate(pending):
@@ -81,23 +89,6 @@ def map_blocks(
             yield from zip(block, results, strict=True)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _work_singly(
-    function: Function[Item, Result],
-    block: Sequence[Item],
-    on_crash: Callable[[Item], Result],
-    initializer: Initializer,
-) -> list[Result]:
-    singles = map_blocks(
-        function,
-        block,
-        on_crash=on_crash,
-        initializer=initializer,
-        num_workers=1,
-        block_size=1,
-    )
-    return [result for _, result in singles]
 
 
 def _check_memory(item: object, processes: Sequence[Any]) -> None:

@@ -1,15 +1,34 @@
 """Conversions as many tests need them: in this process, or as the command."""
 
+import contextlib
+from unittest import mock
+
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
+from pipeline.system import config_flags, process_pool
 from tests.support import processes
 
 
+def _map_blocks(function, items, *, block_size=16, **_):
+    for block in process_pool.blocks(items, block_size):
+        yield from zip(block, function(block), strict=True)
+
+
+@contextlib.contextmanager
+def in_this_process(**settings):
+    """Decode here, for a process takes a second to start, unless `workers` are set."""
+    if "workers" in settings:
+        yield
+        return
+    with mock.patch.object(process_pool, "map_blocks", _map_blocks):
+        yield
+
+
 def convert(source, out, **settings):
-    config = convert_settings.Config(
-        source=str(source), out=str(out), **({"workers": 1} | settings)
-    )
-    summary = conversion.convert(config)
+    paths = {"source": str(source), "out": str(out)}
+    config = config_flags.build(convert_settings.Config, paths | settings)
+    with in_this_process(**settings):
+        summary = conversion.convert(config)
     assert summary.manifest == manifest.read(out)
     return summary
 

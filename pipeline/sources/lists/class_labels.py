@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pipeline.sources.lists import label_files
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 # {label as written in the list: file and line of its first use}.
@@ -116,6 +117,8 @@ def _by_number(
     for first in firsts:
         if int(smallest) >= first and int(largest) < first + len(names):
             name_of = {label: names[int(label) - first] for label in places}
+            if first and len(firsts) > 1:
+                command_line.note(f"labels are 1-based: 1 means {names[0]}")
             return Classes(names, name_of, f"labels {first}-based")
     outside = smallest if int(smallest) < firsts[0] else largest
     ranges = " or ".join(f"{first} to {first + len(names) - 1}" for first in firsts)

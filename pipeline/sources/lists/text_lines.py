@@ -33,7 +33,7 @@ def read(path: Path) -> list[str]:
         DataError: the file cannot be read, is no text, or is too large for a list.
     """
     try:
-        file_system.refuse_lfs_pointer(path)
+        file_system.regular(path)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -111,7 +111,10 @@ def split_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
             if "".join(fields).strip():
                 rows.append((number, [field.strip() for field in fields]))
     except csv.Error as error:
-        raise DataError(f"{path} line {number + 1}: {error}") from error
+        raise DataError(
+            f"{path} line {number + 1}: {error}. Is a quote not closed? Inside a field "
+            'in quotes, write "" for one'
+        ) from error
     if not rows:
         raise DataError(f"{path}: is empty. Expected a header of column names")
     width = len(rows[0][1])

@@ -9,7 +9,7 @@ from model.export import photo_graph
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.images import record_image
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError
 from tests.support import drawn_photos
 
 SPECS = {

@@ -8,7 +8,7 @@ from model.reports import report_facts
 from model.runs import run_folder
 from model.training import settings
 from model.weights import preprocessing_overrides
-from pipeline.records.row_codes import Code
+from pipeline.records.manifest_row import Code
 from tests.support import evaluated_runs
 
 

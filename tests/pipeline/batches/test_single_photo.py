@@ -8,7 +8,7 @@ from pipeline.batches import dataset, single_photo
 from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import record_image
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError
 from tests.support import drawn_photos
 
 SPEC = InputSpec(size_px=20, short_side_px=24, source="test")

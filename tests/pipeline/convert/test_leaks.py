@@ -12,7 +12,7 @@ import pytest
 from pipeline import split
 from pipeline.check import verify_records
 from pipeline.records import manifest, manifest_row
-from pipeline.records.row_codes import Code
+from pipeline.records.manifest_row import Code
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, files, old_manifest
 
@@ -93,32 +93,20 @@ class TestNearDuplicates:
             hashes = {row.sha256 for row in found.rows if row.path in members}
             assert name == min(hashes)
         assert any("near-duplicates: 10 (" in line for line in summary.findings)
+        conversions.convert(scenes, tmp_path / "workers", workers=3)
+        first, second = (files.folder_digest(tmp_path / n) for n in ("out", "workers"))
+        assert first == second
 
-    def test_the_number_of_workers_changes_nothing(self, scenes, tmp_path):
-        self.add_copies(scenes)
-        digests = []
-        for workers in (1, 2, 3):
-            conversions.convert(scenes, tmp_path / f"{workers}", workers=workers)
-            digests.append(files.folder_digest(tmp_path / f"{workers}"))
-        assert digests[0] == digests[1] == digests[2]
-
-    def test_a_later_copy_joins_the_split_of_its_original(self, scenes, tmp_path):
-        before = conversions.convert(scenes, tmp_path / "out").manifest
-        draw(scenes, range(30), "later{}.jpg", mirrored, 80)
-        after = conversions.convert(scenes, tmp_path / "out").manifest
-        check_no_leak(after)
-        assert len(after.included()) == 60
-        for path, name in splits(before).items():
-            assert splits(after)[path] == name
-            assert splits(after)[path.replace("scene", "later")] == name
-
-    def test_a_later_copy_joins_the_fold_of_its_original(self, scenes, tmp_path):
+    @pytest.mark.parametrize("folds", [0, 3])
+    def test_a_later_copy_joins_its_original(self, scenes, tmp_path, folds):
         out = tmp_path / "out"
         conversions.convert(scenes, out)
-        split.resplit(split.Config(data=str(out), folds=3))
+        split.resplit(split.Config(data=str(out), folds=folds))
         before = {row.path: row for row in manifest.read(out).rows}
         draw(scenes, range(30), "later{}.jpg", mirrored, 80)
-        for row in conversions.convert(scenes, out).manifest.included():
+        after = conversions.convert(scenes, out).manifest
+        assert len(after.included()) == 60
+        for row in after.included():
             first = before[row.path.replace("later", "scene")]
             assert (row.split, row.fold) == (first.split, first.fold)
 
@@ -177,7 +165,7 @@ class TestContradictions:
         assert any("several classes: 3 (" in line for line in summary.findings)
         assert not conversions.convert(scenes, tmp_path / "out").changed
 
-    @pytest.mark.parametrize("orientation", [1, 6, 7])
+    @pytest.mark.parametrize("orientation", [1, 6])
     def test_orientation_does_not_hide_the_same_pixels(
         self, scenes, tmp_path, orientation
     ):
@@ -216,11 +204,8 @@ class TestGroupBy:
             write(tmp_path / "photos", name, drawn_photos.draw_scene(number, 60, 80))
         return tmp_path / "photos"
 
-    @pytest.mark.parametrize("pattern", [r"p\d+_", r"(p)(\d+)", "p.."])
-    def test_photos_with_the_same_match_share_a_split(
-        self, patients, tmp_path, pattern
-    ):
-        summary = conversions.convert(patients, tmp_path / "out", group_by=pattern)
+    def test_photos_with_the_same_match_share_a_split(self, patients, tmp_path):
+        summary = conversions.convert(patients, tmp_path / "out", group_by=r"p\d+_")
         found = summary.manifest
         assert [len(paths) for paths in groups(found).values()] == [3] * 12
         for paths in groups(found).values():
@@ -242,14 +227,6 @@ class TestGroupBy:
         by_pattern = conversions.convert(patients, tmp_path / "b", group_by=r"p\d+_")
         assert groups(summary.manifest) == groups(by_pattern.manifest)
         assert "given groups: 12, of 36 photos" in summary.findings
-
-    def test_a_pattern_groups_within_a_class_and_across_classes(
-        self, patients, tmp_path
-    ):
-        found = conversions.convert(
-            patients, tmp_path / "out", group_by=r"^./p00"
-        ).manifest
-        assert sorted(map(len, groups(found).values())) == [1] * 33 + [1, 2]
 
     def test_a_copy_joins_the_groups_of_two_patterns(self, patients, tmp_path):
         write(patients, "a/p11_copy.jpg", drawn_photos.draw_scene(0, 60, 80)[:, ::-1])

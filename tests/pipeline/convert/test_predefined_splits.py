@@ -2,11 +2,14 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
+from pipeline.convert import predefined_splits
 from pipeline.records import manifest
-from pipeline.records.row_codes import Code
+from pipeline.records.manifest_row import Code, Row
+from pipeline.sources.photo_source import Source, SourcePhoto
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, files, processes
 
@@ -61,6 +64,10 @@ class TestKept:
         for path, name in split_of(summary.manifest).items():
             assert (name == "test") == (int(path.split("/")[1][-7:-4]) < 3)
         assert "validation (0.1) is taken from the rest" in summary.notes[1]
+        photo = drawn_photos.encode_photo("red", 500)
+        (photos / "red" / "red501.jpg").write_bytes(photo)
+        after = run(photos, tmp_path / "out", **write_csv(photos, two)).manifest
+        assert split_of(summary.manifest).items() <= split_of(after).items()
 
     def test_a_given_split_gets_no_other_photos(self, photos, tmp_path):
         def few(name, number):
@@ -93,22 +100,17 @@ class TestKept:
                     copy = source / name / path.relative_to(photos)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(path, copy)
-        refused = conversions.command(source, out)
-        assert refused.returncode == 2
-        assert refused.stderr.count("\n") == 1
-        flag = shlex.split(
-            re.search(r"If they are splits, pass (.*?)\. If", refused.stderr)[1]
-        )[0]
+        with pytest.raises(DataError) as refused:
+            run(source, out)
+        advice = re.search(r"If they are splits, pass (.*?)\. If", str(refused.value))
+        (flag,) = shlex.split(advice[1])
         done = conversions.command(source, out, flag)
         assert done.returncode == 0, done.stderr
         converted = manifest.read(out)
         assert converted.counts()["red"] == {"train": 7, "validation": 1, "test": 4}
-        assert converted.info.settings["layout"] == flag.removeprefix("--layout=")
-        again = conversions.command(source, out, flag)
-        assert "nothing changed" in again.stdout
-        report = f"--out={tmp_path / 'report'}"
-        checked = processes.run_command("-m", "pipeline.check", source, report, flag)
-        assert "split folders: 36 files in 3 classes" in checked.stdout
+        layout = flag.removeprefix("--layout=")
+        assert converted.info.settings["layout"] == layout
+        assert not run(source, out, layout=layout).changed
 
     def test_a_layout_is_needed_again_for_the_same_records(self, photos, tmp_path):
         for name in ("red", "green"):
@@ -128,49 +130,42 @@ class TestKept:
             ]
             lines += ["red/missing.jpg 0"] if name == "train" else []
             (photos / f"{name}.txt").write_text("\n".join(lines))
-        done = conversions.command(
-            photos, tmp_path / "out", "--lists=train.txt,test.txt"
-        )
-        assert done.returncode == 0, done.stderr
-        found = manifest.read(tmp_path / "out")
+        summary = run(photos, tmp_path / "out", lists="train.txt,test.txt")
+        found = summary.manifest
         assert found.class_names == ("red", "green", "blue")
         assert found.counts()["blue"] == {"train": 7, "validation": 1, "test": 4}
-        assert "lists: 37 photos in 2 lists, labels 0-based" in done.stdout
-        assert "skipped red/missing.jpg: cannot be read: No such file" in done.stdout
+        assert "lists: 37 photos in 2 lists, labels 0-based" in summary.notes[0]
+        (row,) = (row for row in found.rows if row.path == "red/missing.jpg")
+        assert "cannot be read: No such file" in row.reason
 
 
 class TestCopies:
     @pytest.mark.parametrize(
         ("given", "stays"),
         [
-            ({0: "train", 900: "test"}, {"red/red900.jpg"}),
-            ({0: "test", 900: "train"}, {"red/red000.jpg"}),
-            ({0: "val", 900: "train"}, {"red/red000.jpg"}),
-            ({0: "val", 900: "test"}, {"red/red900.jpg"}),
-            ({0: "", 900: "test"}, {"red/red900.jpg"}),
-            ({0: "train", 900: ""}, {"red/red000.jpg", "red/red900.jpg"}),
-            ({0: "test", 900: "test"}, {"red/red000.jpg", "red/red900.jpg"}),
+            ({"a": "train", "b": "test"}, "b"),
+            ({"a": "test", "b": "train"}, "a"),
+            ({"a": "validation", "b": "train"}, "a"),
+            ({"a": "validation", "b": "test"}, "b"),
+            ({"a": "", "b": "test"}, "b"),
+            ({"a": "train", "b": ""}, "ab"),
+            ({"a": "test", "b": "test"}, "ab"),
         ],
     )
-    def test_only_the_last_split_keeps_a_copied_photo(
-        self, photos, tmp_path, given, stays
-    ):
-        shutil.copy(photos / "red" / "red000.jpg", photos / "red" / "red900.jpg")
-
-        def splits(name, number):
-            if name == "red" and number in given:
-                return given[number]
-            return all_three(name, number)
-
-        how = write_csv(photos, splits)
-        rows = run(photos, tmp_path / "out", **how).manifest.rows
-        split_of = {row.path: row.split for row in rows}
-        assert {row.path: row.reason for row in rows if not row.is_included} == {
-            path: f"also in {split_of[other]}: {other}"
-            for path in {"red/red000.jpg", "red/red900.jpg"} - stays
-            for other in stays
-        }
-        assert not run(photos, tmp_path / "out", **how).changed
+    def test_only_the_last_split_keeps_a_copied_photo(self, given, stays):
+        photos = [
+            SourcePhoto(path=path, class_name="red", split=split)
+            for path, split in given.items()
+        ]
+        source = Source(kind="CSV", root=Path(), class_names=("red",), photos=photos)
+        facts = {"class_name": "red", "sha256": "1", "source_bytes": 1}
+        rows = [Row(path=path, action="copied", **facts) for path in given]
+        predefined_splits.leave_out_copies(rows, source, [[0, 1]])
+        assert {row.path for row in rows if row.is_included} == set(stays)
+        for row in rows:
+            if not row.is_included:
+                split = given[stays]
+                assert (row.reason, row.split) == (f"also in {split}: {stays}", split)
 
     def test_a_class_whose_training_photos_are_all_test_photos_is_a_warning(
         self, photos, tmp_path
@@ -185,6 +180,7 @@ class TestCopies:
         assert done.returncode == 0, done.stderr
         assert "warning: class red: no photo for train and validation" in done.stdout
         assert "skipped train/red/red000.jpg: also in test: test/red/" in done.stdout
+        assert not run(source, tmp_path / "out").changed
 
 
 class TestLacking:
@@ -229,11 +225,6 @@ class TestLater:
         assert files.folder_digest(tmp_path / "out") == before
         run(photos, tmp_path / "new", **how)
 
-    def test_a_split_by_shares_is_not_replaced(self, photos, tmp_path):
-        run(photos, tmp_path / "out")
-        with pytest.raises(DataError, match="known in another split"):
-            run(photos, tmp_path / "out", **write_csv(photos, all_three))
-
     def test_new_photos_get_their_split_and_removed_ones_keep_a_row(
         self, photos, tmp_path
     ):
@@ -252,19 +243,6 @@ class TestLater:
         assert rows["blue/blue003.jpg"].codes == (Code.REMOVED,)
         del before["blue/blue003.jpg"]
         assert before.items() <= split_of(after).items()
-
-    def test_photos_drawn_for_validation_stay_there(self, photos, tmp_path):
-        def two(name, number):
-            return "test" if number % 4 == 0 else "train"
-
-        how = write_csv(photos, two)
-        before = split_of(run(photos, tmp_path / "out", **how).manifest)
-        assert set(before.values()) == set(manifest.SPLITS)
-        photo = drawn_photos.encode_photo("red", 500)
-        (photos / "red" / "red501.jpg").write_bytes(photo)
-        write_csv(photos, two)
-        after = split_of(run(photos, tmp_path / "out", **how).manifest)
-        assert before.items() <= after.items()
 
     def test_split_names_the_given_splits_that_it_replaces(self, photos, tmp_path):
         how = write_csv(photos, all_three)

@@ -8,11 +8,10 @@ import time
 
 import pytest
 
-from pipeline.convert import conversion, convert_settings
 from pipeline.download import url_list
 from pipeline.sources.lists import label_files
 from pipeline.system.errors import DataError
-from tests.support import files, processes
+from tests.support import conversions, files, processes
 from tests.support.http_server import Answer
 
 HEADER = "image_url,label,_split\n"
@@ -138,13 +137,8 @@ class TestCommand:
         assert row["status"] == "failed"
         assert row["reason"] == "the server answers 404 Not Found"
         assert not list(target.rglob(".*"))
-        config = convert_settings.Config(
-            source=str(target),
-            csv=str(target / "photos.csv"),
-            out=str(tmp_path / "out"),
-            workers=1,
-        )
-        dataset = conversion.convert(config).manifest
+        listing = str(target / "photos.csv")
+        dataset = conversions.convert(target, tmp_path / "out", csv=listing).manifest
         assert len(dataset.rows) == len(dataset.included()) == 33
         tests = {row.path for row in dataset.included("test")}
         urls = {row["url"] for row in report.values() if row["path"] in tests}

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pipeline.images import isolated_decoder, record_image
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from pipeline.system import sandbox
 from tests.support import files, processes
 

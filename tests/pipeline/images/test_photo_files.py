@@ -4,7 +4,7 @@ import os
 import pytest
 
 from pipeline.images import photo_files
-from pipeline.records.row_codes import ImageError
+from pipeline.records.manifest_row import ImageError
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import tifffile
 
 from pipeline.images import opencv, photo_pixels
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from tests.support import drawn_photos, files
 
 HEIGHT, WIDTH, CELL = 48, 64, 16

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.images import opencv, record_image
-from pipeline.records.row_codes import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError
 from pipeline.system import standard_error
 from tests.support import drawn_photos
 

@@ -49,9 +49,8 @@ def outside(records):
 def use(records):
     """Yield what each command says of records: an error, or "" for none."""
     photos = records.parent / "photos"
-    config = check_settings.Config(
-        source=str(records), out=str(records.parent / "report"), workers=1
-    )
+    out = str(records.parent / "report")
+    config = check_settings.Config(source=str(records), out=out)
     for command in (
         lambda: manifest.check_files(manifest.read(records)),
         lambda: checking.check(config),
@@ -59,7 +58,8 @@ def use(records):
         lambda: conversions.convert(photos, records),
     ):
         try:
-            command()
+            with conversions.in_this_process():
+                command()
             yield ""
         except (DataError, OSError) as error:
             assert "\n" not in str(error)

@@ -1,11 +1,11 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from pipeline.records import manifest, staging
-from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import Code
+from pipeline.records.manifest_row import Code, Row
 from pipeline.system.errors import DataError
 from tests.support import files, old_manifest
 
@@ -282,3 +282,10 @@ class TestCommit:
             staging.staged(tmp_path),
         ):
             pass
+
+
+def test_the_page_on_the_format_explains_every_code():
+    text = (files.ROOT / "tfrecords" / "README.md").read_text()
+    tables = "".join(line for line in text.splitlines(True) if line.startswith("| `"))
+    codes = {code.value for code in Code}
+    assert codes <= set(re.findall("`([^`]+)`", tables))

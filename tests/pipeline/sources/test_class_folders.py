@@ -48,6 +48,7 @@ def test_linked_folders_are_not_followed(tmp_path):
     found = class_folders.list_folders(tmp_path / "data")
     assert paths(found) == ["a/1", "a/file", "b/1"]
     assert found.ignored == {"linked folders": 1}
+    assert len(found.notes) == 1
 
 
 def test_names_that_are_not_utf8_are_kept(tmp_path):

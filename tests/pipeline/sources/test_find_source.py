@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.sources import find_source
+from pipeline.sources import find_source, source_settings
 from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
 
@@ -20,11 +20,10 @@ def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def listed(prefix):
-        return find_source.list_source(
-            tmp_path / "data",
-            lists=f"{prefix}list.txt",
-            labels=f"{prefix}labels.txt",
+        settings = source_settings.Settings(
+            lists=f"{prefix}list.txt", labels=f"{prefix}labels.txt"
         )
+        return find_source.list_source(tmp_path / "data", settings)
 
     for prefix in ("", "data/"):
         assert listed(prefix).class_names == ("x", "y")

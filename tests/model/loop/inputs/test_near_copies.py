@@ -11,7 +11,7 @@ from model.loop.inputs import near_copies
 from model.runs import finished_run
 from model.training import settings, train_run
 from pipeline.convert import conversion, convert_settings
-from pipeline.records.row_codes import Code
+from pipeline.records.manifest_row import Code
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos
 

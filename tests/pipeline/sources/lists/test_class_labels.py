@@ -27,11 +27,13 @@ class TestNumbers:
             ("3", "tulips", "labels 1-based"),
         ],
     )
-    def test_numbers_may_begin_with_0_or_1(self, labels, expected, note):
+    def test_numbers_may_begin_with_0_or_1(self, capsys, labels, expected, note):
         classes = class_labels.resolve(places(*labels), names())
         assert classes.name_of == dict(zip(labels, expected.split(), strict=True))
         assert classes.names == ("daisy", "roses", "tulips")
         assert classes.note == note
+        logged = capsys.readouterr().err
+        assert ("note: labels are 1-based: 1 means daisy" in logged) == ("1" in note)
 
     def test_a_number_may_have_leading_zeros(self):
         classes = class_labels.resolve(places("1", "01", "0"), names())

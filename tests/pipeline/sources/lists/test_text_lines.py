@@ -102,8 +102,10 @@ def test_a_damaged_gzip_file_is_refused(tmp_path, cut):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("", "Is a directory"), ("nothing", "No such file")]
+    ("name", "message"),
+    [("", "is a folder"), ("pipe", "a pipe"), ("nothing", "No such file")],
 )
-def test_what_cannot_be_read_is_refused(tmp_path, name, message):
+def test_what_cannot_be_read_is_refused(tmp_path, impatient, name, message):
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match=message):
         text_lines.read(tmp_path / name)

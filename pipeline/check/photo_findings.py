@@ -1,15 +1,18 @@
-"""Find what is wrong with photos together: copies, splits, classes and their names."""
+"""Find what would spoil training: unusual files, copies, splits, classes, names."""
 
-from collections.abc import Mapping, Sequence
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from pipeline.check.check_report import Finding, Severity
 from pipeline.grouping import near_duplicates, photo_groups, split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
-from pipeline.records.manifest_row import Row
+from pipeline.records.manifest_row import Code, Row
 from pipeline.sources import photo_source
 from pipeline.sources.photo_source import Source
 
+Severity = Literal["error", "warning", "note"]
 # {class name: {"photos", "usable" or a split: number of photos}}
 Counts = Mapping[str, Mapping[str, int]]
 _IMBALANCE = 10  # times as many photos in one class as in another
@@ -36,6 +39,92 @@ _GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
         "split",
     ),
 }
+TINY_PX = 32  # short side
+EXTREME_ASPECT = 4.0  # long side divided by short side
+# Kind -> severity and meaning. An error would corrupt training or evaluation. A warning
+# costs photos, or says that something may be wrong with them.
+KINDS: Mapping[str, tuple[Severity, str]] = {
+    "unreadable": ("warning", "the file cannot be opened or read"),
+    "damaged": ("warning", "the file is cut off or damaged and does not decode"),
+    "not an image": ("warning", "the file is no image, or of an unknown format"),
+    "refused": ("warning", ""),  # for the reason that the row states
+    "too large": ("warning", "the image has more pixels than --max_pixels"),
+    "outside the classes": ("warning", "the file is in no class folder"),
+    "crashed": ("warning", "the decoder crashed on this file"),
+    "complaint": ("warning", "the image decodes, but the decoder warns"),
+    "wrong ending": ("warning", "the file is named as another image format"),
+    "tiny": ("warning", f"the short side is below {TINY_PX} pixels"),
+    "extreme aspect": (
+        "warning",
+        f"one side is more than {EXTREME_ASPECT:g} times as long as the other",
+    ),
+    "animated": ("note", "of several frames or pages, the first is used"),
+    "CMYK": ("note", "printing colours are converted to RGB"),
+    "16-bit": ("note", "the numbers are reduced to 8 bits"),
+    "transparent": ("note", "transparent parts are laid over white"),
+    "wide gamut": ("note", "the colour profile is ignored, so colours turn out duller"),
+    "turned": ("note", "the photo is turned upright as its EXIF data say"),
+}
+_KIND_OF_CODE: Mapping[str, str] = {
+    Code.UNREADABLE: "unreadable",
+    Code.OUT_OF_MEMORY: "unreadable",
+    Code.UNDECODABLE: "damaged",
+    Code.EMPTY: "damaged",
+    Code.UNENCODABLE: "damaged",
+    Code.NOT_AN_IMAGE: "not an image",
+    Code.UNSUPPORTED_FORMAT: "refused",
+    Code.UNSUPPORTED_PIXELS: "refused",
+    Code.TOO_MANY_BYTES: "not an image",
+    Code.TOO_MANY_PIXELS: "too large",
+    Code.NO_CLASS: "outside the classes",
+    Code.DECODER_CRASHED: "crashed",
+    Code.DECODER_WARNING: "complaint",
+    Code.WRONG_ENDING: "wrong ending",
+    Code.ANIMATED: "animated",
+    Code.CMYK: "CMYK",
+    Code.SIXTEEN_BITS: "16-bit",
+    Code.TRANSPARENT: "transparent",
+    Code.WIDE_GAMUT: "wide gamut",
+    Code.TURNED_UPRIGHT: "turned",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Photos or classes that the user should look at, for one reason.
+
+    Attributes:
+        kind: name of the reason, in a few words.
+        meaning: what the reason means, and what to do about it.
+        groups: groups of paths that belong together; a single photo is a group.
+    """
+
+    kind: str
+    severity: Severity
+    meaning: str
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of a check.
+
+    Attributes:
+        source: folder that was checked, as the user named it.
+        counts: {class name: {"photos": number, "usable": number, ...}}.
+        findings: findings, the most severe first.
+        notes: remarks on the source as a whole.
+    """
+
+    source: str
+    counts: dict[str, dict[str, int]]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    def is_bad(self, *, strict: bool) -> bool:
+        """Return whether there is an error, or with `strict` any finding."""
+        severities = {finding.severity for finding in self.findings}
+        return bool(severities) if strict else "error" in severities
 
 
 def find_groups(
@@ -155,3 +244,28 @@ def find_similar_names(names: Sequence[str]) -> list[Finding]:
     """Find classes whose names look the same, or nearly."""
     meaning = photo_source.describe_similar_names(names)
     return [Finding("class names alike", "warning", meaning)] if meaning else []
+
+
+def kinds_of(row: Row) -> list[str]:
+    """Return the kinds, of KINDS, that apply to a file."""
+    kinds = [_KIND_OF_CODE[code] for code in row.codes if code in _KIND_OF_CODE]
+    if row.is_included:
+        sides = sorted((row.height, row.width))
+        if sides[0] < TINY_PX:
+            kinds.append("tiny")
+        if sides[1] > EXTREME_ASPECT * sides[0]:
+            kinds.append("extreme aspect")
+    return kinds
+
+
+def find_unusual_files(rows: Iterable[Row]) -> list[Finding]:
+    """Find unusual files, in the order of KINDS."""
+    paths: dict[tuple[str, str], list[tuple[str]]] = collections.defaultdict(list)
+    for row in rows:
+        for kind in kinds_of(row):
+            paths[kind, KINDS[kind][1] or row.reason].append((row.path,))
+    order = list(KINDS)
+    return [
+        Finding(kind, KINDS[kind][0], meaning, tuple(paths[kind, meaning]))
+        for kind, meaning in sorted(paths, key=lambda key: (order.index(key[0]), key))
+    ]
