@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.system.errors import DataError
@@ -150,6 +151,13 @@ class ProcessGroup:
         *sums, total = self._sum_over_processes([*weighted, count])
         for variable, value in zip(variables, sums, strict=True):
             variable.assign(value / total)
+
+    def of_chief(self, array: np.ndarray) -> np.ndarray:
+        """Return the chief's array in all processes, each of which passes its own."""
+        if self.size == 1:
+            return array
+        (total,) = self._sum_over_processes([array if self.is_chief else 0 * array])
+        return np.asarray(total)
 
     def _sum_over_processes(self, tensors: Sequence[Any]) -> list[Any]:
         if self.strategy is None:

@@ -17,6 +17,8 @@ _USED_BY = {
     "stepsize": ("step", "sigmoid"),
     "milestones": ("multistep",),
 }
+SOLVER = "lbfgs"  # the optimizer that solves a linear head
+SOLVER_SETTINGS = ("optimizer", "label_smoothing", "class_weights")
 _setting = functools.partial(config_flags.setting, per_stage=True)
 _update = functools.partial(_setting, group="Optimizer")
 _schedule = functools.partial(_setting, group="Learning rate")
@@ -57,9 +59,10 @@ class Settings:
     """Settings of optimizer, learning rates, schedule and loss."""
 
     optimizer: str = _update(
-        "adam",
-        "Rule that updates the weights; adam needs the least tuning.",
-        choices=("adam", "adamw", "sgd", "rmsprop"),
+        "auto",
+        "Rule that updates the weights. lbfgs solves a linear head on cached features "
+        "and chooses its L2 penalty; auto does so where it can, else it is adam.",
+        choices=("auto", "lbfgs", "adam", "adamw", "sgd", "rmsprop"),
         basic=True,
     )
     momentum: float = _share("Momentum of sgd and rmsprop, such as 0.9.")

@@ -27,10 +27,13 @@ class EpochResult:
     Attributes:
         epoch: Number of the epoch, from 1, over all stages.
         accuracy: Accuracy on the training photos as they were trained on.
-        learning_rate: Learning rate of the epoch's last step.
+        learning_rate: Learning rate of the epoch's last step; None if the head was
+            solved, in which case l2 and iterations are given.
         images_per_s: Training photos per second.
         seconds: Duration of training and validation.
         stage: Name of the stage; "" if the training has one alone.
+        l2: Penalty that the head was solved for.
+        iterations: Iterations that this took.
     """
 
     epoch: int
@@ -38,10 +41,17 @@ class EpochResult:
     accuracy: float
     validation_loss: float
     validation_accuracy: float
-    learning_rate: float
-    images_per_s: float
+    learning_rate: float | None = None
+    images_per_s: float | None = None
     seconds: float
     stage: str = ""
+    l2: float | None = None
+    iterations: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures that the epoch has, as a line of metrics.jsonl."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclasses.dataclass(kw_only=True)

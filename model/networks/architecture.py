@@ -7,7 +7,7 @@ shapes of weights and outputs without any weights.
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -74,6 +74,10 @@ class Network:
     def is_random(self, position: str) -> bool:
         """Return whether a position is dropout or noise."""
         return isinstance(self._description().layers[position], RANDOM_LAYERS)
+
+    def is_non_negative(self, position: str) -> bool:
+        """Return whether the output of a position has no negative numbers."""
+        return layers.is_non_negative(self._description().positions[position])
 
     def head_positions(self) -> list[str]:
         """Return the positions that a new head may sit on, from shallow to deep.
@@ -313,17 +317,10 @@ def _describe(network: Network, size_px: int, num_classes: int) -> _Description:
         normal = keras.layers.Rescaling(1.0, name=NORMALISATION, dtype="float32")
         model = keras.Model(image, network.connect(normal(image), num_classes))
     random.setstate(state)
-    above = {layer.name: layer for layer in _above_normalisation(model)}
+    above = {o.name: o for o in model.operations if isinstance(o, keras.Layer)}
+    del above[INPUT], above[NORMALISATION]
     positions = {name: above[name].output for name in _positions(model, above)}
     return _Description(model, above, positions)
-
-
-def _above_normalisation(model: Any) -> Iterator[Any]:
-    for operation in model.operations:
-        if isinstance(operation, keras.Layer) and operation.name not in (
-            *(INPUT, NORMALISATION),
-        ):
-            yield operation
 
 
 def _positions(model: Any, above: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,8 @@ SPREAD_PREFIX = "head_spread_"  # a map times itself, normalised
 _NORMAL_PREFIX = "head_normal_"  # a map whose channels have mean 0 and deviation 1
 _POOLING_PREFIXES = (MEAN_PREFIX, DEVIATION_PREFIX, SPREAD_PREFIX, _NORMAL_PREFIX)
 _EPSILON = 1e-6  # added to a channel's variance
+ROOT_LAYER = "head_root"  # last layer of a head's features, if it sees their roots
+_ROOT_OFFSET = 1e-3  # added below the root, whose slope at 0 is then 16
 FLATTEN_LAYER = "head_flatten"  # first layer of a head that sees all numbers
 POOLINGS = ("auto", "none", "average", "statistics")
 
@@ -157,6 +159,17 @@ def pool_features(
         if pooling == "statistics":
             parts.append(deviation(layer))
     return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(parts)
+
+
+def root(features: Any) -> Any:
+    """Return the square roots of features that are 0 or more, a Keras tensor.
+
+    A root brings the many small numbers of a channel and its few large ones closer
+    together. Sources: Hellinger kernel, Arandjelovic and Zisserman 2012.
+    """
+    return keras.layers.Identity(name=ROOT_LAYER, dtype="float32")(
+        keras.ops.sqrt(features + _ROOT_OFFSET)
+    )
 
 
 def _to_float32(output: Any) -> Any:

@@ -19,6 +19,18 @@ dropout = keras.layers.Dropout
 # End of the names of variables that hold a random state instead of a weight.
 RANDOM_STATE = "seed_generator_state"
 _UNNAMED = re.compile(r"\bvariable_\d+$")  # Keras counts those of all layers
+_RECTIFIERS = (keras.layers.ReLU, keras.layers.Softmax)
+_NON_NEGATIVE = (
+    *(keras.activations.relu, keras.activations.relu6, keras.activations.sigmoid),
+    *(keras.activations.hard_sigmoid, keras.activations.softplus),
+)
+_KEEPING_SIGN = (
+    *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.Identity),
+    *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D),
+    *(keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape),
+    *(keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Concatenate),
+    *(keras.layers.Add, keras.layers.UpSampling2D, keras.layers.Activation),
+)
 # Name of the layer that computes one group of a grouped convolution.
 _GROUP = re.compile(r"(.+)_group(\d+)")
 
@@ -59,6 +71,23 @@ def weights(layer: Any) -> dict[str, Any]:
         _UNNAMED.sub("variable", v.path.partition("/")[2]): v for v in layer.weights
     }
     return {n: v for n, v in named.items() if not n.endswith(RANDOM_STATE)}
+
+
+def is_non_negative(tensor: Any) -> bool:
+    """Return whether a Keras tensor has no negative numbers, whatever the weights.
+
+    False if the layers that make it leave that open.
+    """
+    operation = tensor._keras_history.operation
+    if isinstance(operation, _RECTIFIERS):
+        return not getattr(operation, "negative_slope", 0)
+    activation = getattr(operation, "activation", None)
+    if activation in _NON_NEGATIVE:
+        return True
+    keeps_sign = isinstance(operation, _KEEPING_SIGN)
+    if not keeps_sign or activation not in (None, keras.activations.linear):
+        return False
+    return all(map(is_non_negative, keras.tree.flatten(operation.input)))
 
 
 def caffe_pool(x: Any, *, name: str, kind: Any = keras.layers.MaxPooling2D) -> Any:

@@ -83,8 +83,11 @@ class FinishedRun:
         """Return the epoch with the lowest validation loss and its figures, as text."""
         results = self.results()
         best = min(results, key=lambda result: result["validation_loss"])
+        what = f"epoch {best['epoch']}"
+        if "l2" in best:
+            what = f"L2 penalty {best['l2']:.2g}, number {best['epoch']}"
         return (
-            f"best epoch {best['epoch']} of {len(results)} (lowest validation loss): "
+            f"best {what} of {len(results)} (lowest validation loss): "
             f"validation accuracy {best['validation_accuracy']:.4f}, loss "
             f"{best['validation_loss']:.4f}"
         )

@@ -308,4 +308,4 @@ class RunFolder:
 
 
 def _line(result: EpochResult) -> str:
-    return json.dumps(dataclasses.asdict(result)) + "\n"
+    return json.dumps(result.as_dict()) + "\n"

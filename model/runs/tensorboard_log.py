@@ -72,9 +72,12 @@ class Board:
                 that are predicted as class j.
         """
         training, validation = self._files["training"], self._files["validation"]
+        values = result.as_dict()
+        names = ("loss", "accuracy", "learning_rate", "images_per_s")
         figures = {
-            name: getattr(result, name)
-            for name in ("loss", "accuracy", "learning_rate", "images_per_s")
+            name: values[name]
+            for name in (*names, "l2", "iterations")
+            if name in values
         }
         if len(rates) > 1:
             for lr_mult, rate in rates.items():

@@ -20,6 +20,7 @@ from model.loop import optimization, train_step, training_loop
 from model.runs import pictures, run_folder
 from model.training import settings, train_run
 from pipeline.system import command_line, file_system
+from pipeline.system.errors import UsageError
 
 LOWEST, HIGHEST = 1e-7, 10.0
 STEPS = 100
@@ -61,12 +62,19 @@ class Curve:
 
 def find_rate(config: settings.Config) -> Path:
     """Test learning rates for the first stage; return the folder of the result."""
+    if config.learning.optimizer == "auto":
+        config = config.with_optimizer("adam")
     records = train_run.read_records(config.data)
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
         network, *_ = train_run.prepare(config, records, directory)
         with command_line.graceful():
             network.begin()
             training = network.training
+            if not isinstance(training, training_loop.Training):
+                raise UsageError(
+                    "--find_rate: the first stage is solved without a learning rate. "
+                    "Expected another --optimizer, such as adam."
+                )
             with command_line.progress(STEPS, "step", "learning rates") as progress:
                 curve = search(
                     training.model,

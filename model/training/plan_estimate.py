@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import train_step, training_loop
+from model.loop import head_solver, train_step, training_loop
 from model.loop.inputs import feature_cache, training_data
 from model.runs import run_folder
 from model.training import settings, staged_training, stages, train_run, trunk_and_tail
@@ -48,6 +48,7 @@ class Estimate:
     layers: tuple[Layer, ...]
     steps: int
     epochs: int
+    is_solved: bool
     batch_size: int
     features: int  # number that the cache does not have yet
     preparation_s: float  # to build and compile the network
@@ -132,11 +133,15 @@ class _StageTimer:
     def estimate(self) -> Estimate:
         """Return the expected cost of the stage."""
         stage, size = self._stage, self._stage.config.batch_size
+        batches = stage.photos / size
+        if stage.is_solved:
+            size = min(head_solver.CHUNK, stage.num_training)
+            batches = stage.photos * head_solver.USUAL_ITERATIONS / size
         missing, features_s, extra_bytes = 0, 0.0, 0
         if stage.is_cached:
             missing, features_s, extra_bytes = self._estimate_features()
             model = self._tail
-            training = validation = self._example_batches()
+            training = validation = self._example_batches(size)
             validation_size = size
         else:
             model = trunk_and_tail.join(self._trunk, self._tail)
@@ -147,14 +152,16 @@ class _StageTimer:
                 photos.validation() for _ in passes
             )
             validation_size = min(size, self._num_validation)
+        if stage.is_solved:  # a step takes as long as an iteration
+            config = stage.config.with_optimizer("adam")
+            stage = dataclasses.replace(stage, config=config)
         step = train_step.TrainStep(model, self._network.learning_setup(stage, model))
-        batches = stage.photos / size
         batch_s, waiting_s = self._seconds_each(
             training, lambda batch: float(step(*batch).loss), batches
         )
         bound = "input" if waiting_s > batch_s / 3 else "compute"
         predict = training_loop.make_predict_step(model)
-        validation_batches = stage.epochs * self._num_validation / validation_size
+        validation_batches = self._stage.epochs * self._num_validation / validation_size
         validation_batch_s, _ = self._seconds_each(
             validation, lambda batch: predict(batch[0]).numpy(), validation_batches
         )
@@ -162,8 +169,9 @@ class _StageTimer:
         return Estimate(
             name=", ".join(filter(None, (self._network.name, stage.name))),
             layers=tuple(self._layers()),
-            steps=stage.steps,
-            epochs=stage.epochs,
+            steps=self._stage.steps,
+            epochs=self._stage.epochs,
+            is_solved=self._stage.is_solved,
             batch_size=size,
             features=missing,
             preparation_s=self._preparation_s,
@@ -214,10 +222,9 @@ class _StageTimer:
         )
         return missing, missing / size * batch_s, in_memory
 
-    def _example_batches(self) -> Iterator[training_loop.Batch]:
+    def _example_batches(self, size: int) -> Iterator[training_loop.Batch]:
         """Repeat random numbers in place of features that are not computed yet."""
         random = np.random.default_rng(0)
-        size = self._stage.config.batch_size
         shape = (size, *self._trunk.output.shape[1:])
         inputs = random.standard_normal(shape, np.float32)
         num_classes = self._stage.plan.num_classes
@@ -292,7 +299,10 @@ def _stage_lines(estimate: Estimate) -> Iterator[str]:
     trained = parameters.pop("trained")
     yield f"{trained:,} parameters train, {sum(parameters.values()):,} are frozen"
     size, epochs = estimate.batch_size, estimate.epochs
-    yield f"{estimate.steps:,} steps of {size} photos in {epochs} epochs"
+    if estimate.is_solved:
+        yield f"L-BFGS for up to {epochs} L2 penalties"
+    else:
+        yield f"{estimate.steps:,} steps of {size} photos in {epochs} epochs"
     if count := estimate.features:
         yield f"features of {count:,} views: {_in_words(estimate.features_s)}"
     training = _in_words(estimate.training_s)

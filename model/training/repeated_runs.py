@@ -107,6 +107,8 @@ def _prepare_runs(
     """Write the records of folds; return {name of a run and its folder: settings}."""
     single = dataclasses.replace(config, seeds=1, folds=0, data=str(records.directory))
     if not config.folds:
+        if single.learning.optimizer == "auto":
+            single = single.with_optimizer("adam")  # a solved head has no randomness
         return {
             f"seed-{seed}": dataclasses.replace(
                 single, seed=seed, run_dir=str(directory / f"seed-{seed}")

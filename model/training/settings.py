@@ -12,7 +12,8 @@ from pipeline.batches import augmentation_settings
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError, UsageError
 
-_AUTO_VIEWS = 2
+DEFAULT_EPOCHS = 30
+_AUTO_VIEWS, _SOLVER_VIEWS = 2, 1
 _weights = functools.partial(config_flags.setting, group="Data and weights")
 _head = functools.partial(config_flags.setting, group="New head")
 _training = functools.partial(config_flags.setting, group="Training")
@@ -177,7 +178,13 @@ class Config:
         lower=-1,
         upper=1000,
     )
-    epochs: int = _stage(30, "Passes over the training photos.", basic=True, lower=1)
+    epochs: int = _stage(
+        0,
+        f"Passes over the training photos; 0 is {DEFAULT_EPOCHS}, or none for a head "
+        "that is solved.",
+        basic=True,
+        lower=0,
+    )
     steps: int = _stage(0, "Steps that end training; 0 goes by --epochs.", lower=0)
     batch_size: int = _stage(
         64,
@@ -240,7 +247,27 @@ class Config:
             return self.views
         if self.augmentation.active:
             return 0
+        if self.learning.optimizer == optimization.SOLVER:
+            return _SOLVER_VIEWS
         return _AUTO_VIEWS if self.augmentation.mirror else 1
+
+    def step_flags(self) -> list[str]:
+        """Return the flags of given settings that only a training by steps follows."""
+        names = (
+            *("epochs", "steps", "batch_size", "learning_rate", "dropout", "hidden"),
+            *("keep_head", "compare"),
+        )
+        given = [n for n in names if getattr(self, n) != getattr(Config, n)]
+        for field in dataclasses.fields(self.learning):
+            if field.name not in optimization.SOLVER_SETTINGS:
+                value = getattr(self.learning, field.name)
+                given += [field.name] * (value != field.default)
+        return [f"--{name}" for name in given]
+
+    def with_optimizer(self, optimizer: str) -> "Config":
+        """Return the settings with another optimizer."""
+        learning = dataclasses.replace(self.learning, optimizer=optimizer)
+        return dataclasses.replace(self, learning=learning)
 
     def in_stages(self) -> tuple["Config", ...]:
         """Return the settings of each stage; without stages the training is one."""

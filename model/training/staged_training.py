@@ -1,7 +1,6 @@
 """Train one network through all stages of a training."""
 
 import collections
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from model.loop import (
     device,
+    head_solver,
     losses,
     metrics,
     parameter_update,
@@ -100,22 +100,35 @@ class StagedTraining:
             position = f"stage {number + 1} of {len(self.stages)}"
             own_name = stage.name.removeprefix(f"stage {number + 1}")
             command_line.log(", ".join(filter(None, (self.name, position, own_name))))
-        if stage.is_cached:
-            model, source = self._tail, self._cached_features(stage)
-        else:
-            model = trunk_and_tail.join(self._trunk, self._tail)
-            source = self.photos(stage)
         self._trained_before = set(self._trained)
         self._trained |= trunk_and_tail.changing_variables(self._tail)
-        self.training = training_loop.Training(
-            model,
-            self.learning_setup(stage, model),
-            source,
-            best=self.best,
-            stage=stage.name,
-            first_epoch=len(self.results),
-        )
+        self.training = self._prepare_training(stage)
         self.has_begun = True
+
+    def _prepare_training(
+        self, stage: stages.Stage
+    ) -> training_loop.Training | head_solver.HeadSolver:
+        options: dict[str, Any] = {
+            "best": self.best,
+            "stage": stage.name,
+            "first_epoch": len(self.results),
+        }
+        if not stage.is_cached:
+            model = trunk_and_tail.join(self._trunk, self._tail)
+            setup = self.learning_setup(stage, model)
+            photos = self.photos(stage)
+            return training_loop.Training(model, setup, photos, **options)
+        features = self._cached_features(stage)
+        if not stage.is_solved:
+            setup = self.learning_setup(stage, self._tail)
+            return training_loop.Training(self._tail, setup, features, **options)
+        return head_solver.HeadSolver(
+            self._tail,
+            self._loss(stage),
+            features,
+            process_group=self.setup.process_group,
+            **options,
+        )
 
     def build(self, stage: stages.Stage) -> tuple[Any, Any]:
         """Build the frozen trunk and the trained tail, with restored weights."""
@@ -136,7 +149,7 @@ class StagedTraining:
             self._records,
         )
 
-    def _cached_features(self, stage: stages.Stage) -> training_loop.Source:
+    def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:
         features = training_data.compute_features(
             self._records,
             self._trunk,
@@ -203,10 +216,14 @@ class StagedTraining:
             base_rate=stage.base_rate,
             epochs=stage.epochs,
             total_steps=stage.steps,
-            loss=losses.from_settings(learning, np.bincount(self._labels("train"))),
+            loss=self._loss(stage),
             process_group=self.setup.process_group,
             statistics=trunk_and_tail.statistics(model),
         )
+
+    def _loss(self, stage: stages.Stage) -> losses.Loss:
+        counts = np.bincount(self._labels("train"))
+        return losses.from_settings(stage.config.learning, counts)
 
     def _labels(self, split: str) -> np.ndarray:
         labels, rows = self._records.labels, self._records.included(split)
@@ -293,7 +310,7 @@ class StagedTraining:
             "stage": self.number,
             "steps_before": self._steps_before,
             "trained_before": sorted(self._trained_before),
-            "results": [dataclasses.asdict(result) for result in self.results],
+            "results": [result.as_dict() for result in self.results],
             "best": [self.best.epoch, self.best.validation_loss],
             "digests": self._digests,
             "run": self.folder.identity,

@@ -9,17 +9,19 @@ import math
 from collections.abc import Sequence
 
 from model.checkpoints import errors
-from model.loop import learning_rate
+from model.loop import head_solver, learning_rate, optimization
 from model.networks import architecture, head, layers
 from model.training import settings, starting_point
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
+from pipeline.system.errors import UsageError
 
 # Default dropout before the final layer: for a head that sees all numbers of a layer,
 # and for one that sees few. On flower photos of 288 pixels, a head on AlexNet's 256
 # channel means did not even fit its training photos with 0.5 (loss 0.42 after 40
 # epochs).
 _DROPOUT_OF_ALL, _DROPOUT_OF_FEW = 0.5, 0.1
+MOST_SOLVED_BYTES = 4 << 30  # of the features that a head is solved on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class StagePlan:
             trunk is empty.
         dropout: Share of the final layer's input that is dropped in training, 0..1.
         seed: Seed of new kernels and of dropout.
+        root: Whether the head sees square roots of its features.
         pooling: Result of head.choose_pooling.
         hidden: Units of a layer before the final one; 0 for none.
         frozen: Layers above the cut that do not train.
@@ -49,6 +52,7 @@ class StagePlan:
     pooling: str = "none"
     hidden: int = 0
     frozen: frozenset[str] = frozenset()
+    root: bool = False
 
     @property
     def num_features(self) -> int:
@@ -95,6 +99,8 @@ class Stage:
     config: settings.Config
     plan: StagePlan
     num_training: int  # photos
+    # Settings because of which the head is not solved though it could be.
+    step_flags: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -105,6 +111,11 @@ class Stage:
     def is_cached(self) -> bool:
         """Whether the stage trains on cached features of its trunk."""
         return self.plan.cut != architecture.INPUT and self.config.num_views > 0
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the final layer is solved, instead of trained by steps."""
+        return self.config.learning.optimizer == optimization.SOLVER
 
     @property
     def base_rate(self) -> float:
@@ -122,20 +133,24 @@ class Stage:
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps of an epoch, the last of them perhaps on fewer photos."""
+        if self.is_solved:
+            return 1
         batches = math.ceil(self.num_training / self.config.batch_size)
         return math.ceil(batches / self.config.learning.iter_size)
 
     @property
     def steps(self) -> int:
         """Number of steps, if the stage is not stopped early."""
-        return self.config.steps or self.config.epochs * self.steps_per_epoch
+        return self.config.steps or self.epochs * self.steps_per_epoch
 
     @property
     def epochs(self) -> int:
         """Number of epochs, if it is not stopped early; the last may be incomplete."""
+        if self.is_solved:
+            return len(head_solver.PENALTIES)
         if self.config.steps:
             return math.ceil(self.config.steps / self.steps_per_epoch)
-        return self.config.epochs
+        return self.config.epochs or settings.DEFAULT_EPOCHS
 
     @property
     def photos(self) -> int:
@@ -152,15 +167,66 @@ def plan_stages(
     num_classes: int,
     num_training: int,
 ) -> list[Stage]:
-    """Plan all stages of a training on `num_training` photos."""
-    return [
-        Stage(
-            config=stage,
-            plan=plan_stage(start, stage, num_classes),
-            num_training=num_training,
+    """Plan all stages of a training on `num_training` photos.
+
+    Raises:
+        UsageError: --optimizer=lbfgs is given for what it cannot solve.
+    """
+    planned = []
+    for stage_config in config.in_stages():
+        plan = plan_stage(start, stage_config, num_classes)
+        planned.append(_plan_learning(stage_config, plan, num_training))
+    # All stages have the same head.
+    root = start.root or (
+        any(stage.is_solved for stage in planned)
+        and all(map(start.network.is_non_negative, start.features))
+    )
+    finished = []
+    for stage in planned:
+        dropout = 0.0 if stage.is_solved else stage.plan.dropout
+        plan = dataclasses.replace(stage.plan, root=root, dropout=dropout)
+        finished.append(dataclasses.replace(stage, plan=plan))
+    return finished
+
+
+def _plan_learning(
+    config: settings.Config, plan: StagePlan, num_training: int
+) -> Stage:
+    """Return a stage whose optimizer is chosen if the settings leave it open.
+
+    The final layer can be solved if it alone trains, on cached features, and if no
+    setting is about steps.
+    """
+    requested = config.learning.optimizer
+    step_flags = config.step_flags()
+    table_bytes = 4 * num_training * max(config.num_views, 1) * plan.num_features
+    reasons = []
+    if plan.train_from != head.FINAL_LAYER:
+        reasons.append(f"{plan.train_from} trains")
+    elif plan.cut == architecture.INPUT or not config.num_views:
+        reasons.append("no features are cached")
+    elif table_bytes > MOST_SOLVED_BYTES:
+        reasons.append(
+            f"the features of all photos take {table_bytes / 1e9:.1f} GB of memory, "
+            f"more than {MOST_SOLVED_BYTES / 1e9:.0f}"
         )
-        for stage in config.in_stages()
-    ]
+    is_open = requested == "auto" and not reasons
+    reasons += [f"{flag} is given" for flag in step_flags]
+    if requested == optimization.SOLVER and reasons:
+        raise UsageError(
+            f"--optimizer={requested}: solves a linear head on cached features, but "
+            f"{reasons[0]}. Expected another optimizer, such as adam, or no such "
+            "setting."
+        )
+    if requested == "auto":
+        optimizer = "adam" if reasons else optimization.SOLVER
+        config = config.with_optimizer(optimizer)
+    return Stage(
+        config=config,
+        plan=plan,
+        num_training=num_training,
+        step_flags=step_flags if is_open else (),
+    )
 
 
 def plan_stage(

@@ -190,7 +190,8 @@ def _header(
         "input": spec.describe(),
         "preprocessing": spec.describe_pixels(),
         "head": f"{'kept' if config.keep_head else 'new'}, on "
-        f"{head.describe(start.features, start.pooling)}",
+        + "square roots of " * networks[0].stages[0].plan.root
+        + head.describe(start.features, start.pooling),
         **_stage_lines(networks[0].stages),
         "photos": ", ".join(
             f"{len(records.included(split)):,} {split}" for split in manifest.SPLITS
@@ -200,6 +201,7 @@ def _header(
     return "\n".join(
         [f"{label:{width}}  {text}" for label, text in lines.items()]
         + [f"note: {note}" for note in start.notes()]
+        + [f"note: {note}" for note in _notes_on_steps(networks[0].stages)]
         + [f"warning: {line}" for network in networks for line in _warnings(network)]
     )
 
@@ -219,15 +221,31 @@ def _stage_lines(planned: Sequence[stages.Stage]) -> dict[str, str]:
     for number, stage in enumerate(planned, start=1):
         learning = stage.config.learning
         trains = stage.plan.describe()
-        rate = f"{stage.base_rate:.3g} ({learning.policy}, {learning.optimizer})"
-        size = stage.config.batch_size
-        epochs = f"{stage.epochs} ({stage.steps:,} steps of {size} photos)"
+        if stage.is_solved:
+            how = {"solver": "L-BFGS, L2 penalty chosen on the validation photos"}
+        else:
+            rate = f"{stage.base_rate:.3g} ({learning.policy}, {learning.optimizer})"
+            size = stage.config.batch_size
+            epochs = f"{stage.epochs} ({stage.steps:,} steps of {size} photos)"
+            how = {"learning rate": rate, "epochs": epochs}
         if len(planned) == 1:
-            return {"trains": trains, "learning rate": rate, "epochs": epochs}
-        lines[f"stage {number}"] = (
-            f"{stage.name}: {trains}; learning rate {rate}; epochs {epochs}"
+            return {"trains": trains, **how}
+        lines[f"stage {number}"] = "; ".join(
+            [f"{stage.name}: {trains}", *(f"{name} {how[name]}" for name in how)]
         )
     return lines
+
+
+def _notes_on_steps(planned: Sequence[stages.Stage]) -> Iterator[str]:
+    """Yield why stages train a head by steps that could be solved."""
+    for stage in planned:
+        if stage.step_flags:
+            name = f"{stage.name}: " * bool(stage.name)
+            flags = ", ".join(stage.step_flags)
+            yield (
+                f"{name}the head trains by steps, because of {flags}; without, L-BFGS "
+                "solves it"
+            )
 
 
 def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
@@ -262,13 +280,15 @@ def start_folder(
         "network": start.network.name,
         "features": ",".join(start.features),
         "pooling": start.pooling,
+        "root": network.stages[-1].plan.root,
         "epochs": network.epochs,
         "stages": [
             {
                 "train_from": stage.plan.train_from,
                 "cut": stage.plan.cut,
                 "frozen": sorted(stage.plan.frozen),
-                "learning_rate": stage.base_rate,
+                "optimizer": stage.config.learning.optimizer,
+                "learning_rate": None if stage.is_solved else stage.base_rate,
             }
             for stage in network.stages
         ],

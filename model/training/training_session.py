@@ -198,11 +198,14 @@ class TrainingSession:
                 (
                     network.name and f"| {network.name}:",
                     result.stage,
+                    "" if result.l2 is None else f"L2 penalty {result.l2:<7.2g}",
                     f"loss {result.loss:.4f}",
                     f"accuracy {result.accuracy:.4f}",
                     f"validation loss {result.validation_loss:.4f}",
                     f"accuracy {result.validation_accuracy:.4f}",
-                    f"{result.images_per_s:,.0f} photos/s",
+                    f"{result.images_per_s:,.0f} photos/s"
+                    if result.l2 is None
+                    else f"{result.iterations} iterations",
                 ),
             )
         return "  ".join(columns)

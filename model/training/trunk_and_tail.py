@@ -63,6 +63,8 @@ def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
         )
         inputs = part.input
         output = head.pool_features(part.output, plan.features, plan.pooling)
+    if plan.root:
+        output = head.root(output)
     for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
@@ -108,6 +110,8 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
     """
     part = plan.network.build_part(plan.spec, plan.features)
     output = head.pool_features(part.output, plan.features, plan.pooling)
+    if plan.root:
+        output = head.root(output)
     for layer in _head(plan):
         output = layer(output)
     whole = keras.Model(part.input, output, name=plan.network.name)

@@ -105,6 +105,20 @@ class CachedFeatures:
         order, views = (part[start * self.batch_size :] for part in self._order(epoch))
         return self._batches(order, views, self.batch_size, self._process_group)
 
+    @property
+    def num_training(self) -> int:
+        """Number of training photos."""
+        return len(self._train)
+
+    def all_views(self, size: int) -> Iterator[training_loop.Batch]:
+        """Yield each training photo in each of its views, in batches of up to `size`.
+
+        They are the same in all processes.
+        """
+        rows = np.tile(self._train, self._num_views)
+        views = np.repeat(np.arange(self._num_views), len(self._train))
+        return self._batches(rows, views, size)
+
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central view."""
         views = np.zeros(len(self._validation), np.int64)

@@ -1,0 +1,208 @@
+"""Solve a linear final layer on cached features, once for each of several L2 penalties.
+
+Its cross-entropy plus an L2 penalty on its kernel has one minimum, which L-BFGS finds
+without a learning rate. Features are standardised, so that a penalty means the same for
+all of them; the scaling is folded into the layer's kernel and bias.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.optimize
+import tensorflow as tf
+
+from model.loop import distributed, losses, metrics, training_loop
+from model.loop.inputs import training_data
+from model.networks import head
+
+# Factors of half the kernel's square, for standardised features; the strongest first.
+PENALTIES = tuple(10 ** (-n / 2) for n in range(1, 13))
+_PATIENCE = 2  # penalties without a lower validation loss that end the search
+_MAX_ITERATIONS = 500
+_LEAST_DEVIATION = 1e-7  # of a feature; one with less is constant
+USUAL_ITERATIONS = 25  # for one penalty
+CHUNK = 8192  # views of photos in one call of TensorFlow
+
+
+class HeadSolver:
+    """Solve the final layer for one penalty after the other, in place of Training.
+
+    What is an epoch in a training by steps is a penalty here.
+
+    Attributes:
+        model: The keras.Model that trains, features -> logits; its final layer alone
+            has weights.
+        source: Cached features for training and validation.
+        best: The best weights so far, of this stage and those before.
+        epoch: Number of penalties that are solved and validated.
+        photos_in_epoch: Number of training photos if the next one is solved, else 0.
+        validated: Logits and labels of the last validation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss: losses.Loss,
+        source: training_data.CachedFeatures,
+        *,
+        best: training_loop.BestWeights,
+        process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
+        stage: str = "",
+        first_epoch: int = 0,
+    ) -> None:
+        """Standardise the features; `first_epoch` is the number of earlier epochs."""
+        self.model, self.source, self.best = model, source, best
+        self.epoch = self.photos_in_epoch = 0
+        self._stage, self._first_epoch = stage, first_epoch
+        self._loss, self._process_group = loss, process_group
+        self._layer = model.get_layer(head.FINAL_LAYER)
+        self._predict_step = training_loop.make_predict_step(model)
+        # Mean training loss and share of hits, iterations and seconds of the last one.
+        self._solved = np.zeros(4)
+        below = keras.Model(model.input, self._layer.input)
+        chunks = [(below(x), y) for x, y in source.all_views(CHUNK)]
+        features = np.concatenate([x.numpy() for x, _ in chunks])
+        self._num_views = len(features)
+        self._mean = features.mean(0, np.float64)
+        self._deviation = features.std(0, np.float64)
+        self._deviation[self._deviation < _LEAST_DEVIATION] = 1
+        mean, scale = np.float32(self._mean), np.float32(1 / self._deviation)
+        self._chunks = [((x - mean) * scale, y) for x, y in chunks]
+        # Kernel and bias for standardised features, where the next penalty starts.
+        self._solution = np.zeros((len(self._mean) + 1, self._layer.units))
+        self._sums = tf.function(self._sums_of_chunk, autograph=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether all penalties are solved, or weaker ones have stopped to help."""
+        since = self.epoch - max(self.best.epoch - self._first_epoch, 0)
+        return self.epoch >= len(PENALTIES) or since >= _PATIENCE
+
+    @property
+    def steps(self) -> int:
+        """Number of penalties that are solved."""
+        return self.epoch + bool(self.photos_in_epoch)
+
+    def train_epoch(self) -> Iterator[int]:
+        """Solve for the next penalty, and yield the number of training photos.
+
+        Raises:
+            training_loop.NonFiniteLoss: A feature is infinite or NaN.
+        """
+        if not self.photos_in_epoch:  # else a resumed training has solved it
+            started_s = time.perf_counter()
+            penalty = np.full_like(self._solution, PENALTIES[self.epoch])
+            penalty[-1] = 0  # of the bias
+
+            def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+                solution = values.reshape(penalty.shape)
+                loss, gradient, _ = self._evaluate(solution)
+                loss += 0.5 * float((penalty * solution**2).sum())
+                return loss, (gradient + penalty * solution).ravel()
+
+            result = scipy.optimize.minimize(
+                objective,
+                self._solution.ravel(),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": _MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-5},
+            )
+            if not math.isfinite(result.fun):
+                raise training_loop.NonFiniteLoss(
+                    "The loss is not finite: the frozen layers give features that are "
+                    "infinite or NaN. Try --precision=float32, or other weights."
+                )
+            self._solution = self._process_group.of_chief(
+                result.x.reshape(penalty.shape)
+            )
+            self._assign()
+            loss, _, hits = self._evaluate(self._solution)
+            seconds = time.perf_counter() - started_s
+            self._solved = np.array([loss, hits, result.nit, seconds])
+            self.photos_in_epoch = self.source.num_training
+        yield self.photos_in_epoch
+
+    def _evaluate(self, solution: np.ndarray) -> tuple[float, np.ndarray, float]:
+        """Return the mean loss, its gradient and the share of hits.
+
+        `solution` is float64 [num_features + 1, num_classes]: kernel, then bias.
+        """
+        kernel, bias = map(tf.constant, np.split(np.float32(solution), [-1]))
+        sums = [self._sums(*chunk, kernel, bias[0]) for chunk in self._chunks]
+        loss, of_kernel, of_bias, hits = (
+            np.sum([np.float64(tensor) for tensor in tensors], axis=0) / self._num_views
+            for tensors in zip(*sums, strict=True)
+        )
+        return float(loss), np.vstack([of_kernel, of_bias]), float(hits)
+
+    def _sums_of_chunk(
+        self, features: Any, labels: Any, kernel: Any, bias: Any
+    ) -> tuple[Any, ...]:
+        """Return the sums of losses, of the gradients of both, and of hits."""
+        with tf.GradientTape() as tape:
+            tape.watch((kernel, bias))
+            logits = features @ kernel + bias
+            losses_of_photos = self._loss.per_example(logits, labels)
+        gradients = tape.gradient(losses_of_photos, (kernel, bias))
+        hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
+        loss = tf.reduce_sum(tf.cast(losses_of_photos, tf.float64))
+        return loss, *gradients, tf.reduce_sum(tf.cast(hits, tf.float64))
+
+    def _assign(self) -> None:
+        """Set the layer to the solution, for features that are not standardised."""
+        kernel = self._solution[:-1] / self._deviation[:, None]
+        self._layer.kernel.assign(kernel)
+        self._layer.bias.assign(self._solution[-1] - self._mean @ kernel)
+
+    def validate(self) -> training_loop.EpochResult:
+        """Validate the solution, and keep the weights if they are the best."""
+        started_s = time.perf_counter()
+        epoch = self._first_epoch + self.epoch + 1
+        logits, labels = training_loop.predict(
+            self._predict_step, self.source.validation()
+        )
+        validation_loss = metrics.mean_loss(logits, labels)
+        self.best.keep_if_better(epoch, validation_loss, logits)
+        loss, accuracy, iterations, seconds = self._solved.tolist()
+        result = training_loop.EpochResult(
+            epoch=epoch,
+            loss=loss,
+            accuracy=accuracy,
+            validation_loss=validation_loss,
+            validation_accuracy=metrics.accuracy(logits, labels),
+            l2=PENALTIES[self.epoch],
+            iterations=int(iterations),
+            seconds=seconds + time.perf_counter() - started_s,
+            stage=self._stage,
+        )
+        self.validated = logits, labels
+        self.epoch += 1
+        self.photos_in_epoch = 0
+        return result
+
+    def rates(self) -> dict[float, float]:
+        """Return {}: there are no learning rates."""
+        return {}
+
+    def last(self) -> dict[str, np.ndarray]:
+        """Return {name: array} of all weights now."""
+        return self.best.current()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all that a resumed training needs, but the weights."""
+        counts = np.array([self.epoch, self.photos_in_epoch], np.int64)
+        return {"counts": counts, "solution": self._solution, "solved": self._solved}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue where `state` was called.
+
+        Raises:
+            KeyError, ValueError: The state belongs to another training.
+        """
+        self.epoch, self.photos_in_epoch = map(int, state["counts"])
+        self._solution = state["solution"].reshape(self._solution.shape)
+        self._solved = state["solved"].reshape(4)
