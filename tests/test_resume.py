@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.checkpoints import errors
+from model.loop import head_solver
 from model.runs import finished_run, run_folder
 from model.training import train_run
 from tests.support import processes, stopped_trainings
@@ -42,7 +44,8 @@ def results_of(directory):
     """Return the lines of metrics.jsonl, without the times."""
     results = finished_run.FinishedRun(directory=directory, config={}).results()
     for result in results:
-        del result["seconds"], result["images_per_s"]
+        del result["seconds"]
+        result.pop("images_per_s", None)  # a head that is solved has none
     return results
 
 
@@ -92,6 +95,41 @@ def test_a_training_killed_anywhere_resumes_to_the_same_bytes(config, undisturbe
         train_run.resume(directory)
         assert outcome(directory) == undisturbed, first
         assert not (directory / "checkpoints").exists()
+        shutil.rmtree(directory)
+
+
+def test_a_solved_head_and_deeper_layers_after_it_resume_to_the_same_bytes(config):
+    """The head sees square roots in both stages, through which gradients are finite."""
+    deeper = {"stage": "deeper", "train_from": "fc3", "epochs": 1, "dropout": 0.0}
+    config = dataclasses.replace(
+        config,
+        hidden=0,
+        batch_size=64,
+        snapshot_steps=1,
+        stages=({"stage": "head"}, deeper),
+        epochs=0,
+        learning_rate=0.0,
+    )
+    directory = train_run.train(config)
+    expected = outcome(directory)
+    facts = json.loads((directory / "config.json").read_text())
+    assert [stage["optimizer"] for stage in facts["stages"]] == ["lbfgs", "adam"]
+    assert facts["root"] is True
+    *solved, last = expected[1]
+    assert [result["stage"] for result in solved] == ["head"] * len(solved)
+    assert [result["l2"] for result in solved] == [
+        *head_solver.PENALTIES[: len(solved)]
+    ]
+    best = min(result["validation_loss"] for result in solved)
+    assert math.isfinite(last["loss"])
+    # The second stage begins with what was solved, and makes one small step.
+    assert last["validation_loss"] == pytest.approx(best, rel=0.5)
+    shutil.rmtree(directory)
+    for batch in (2, len(solved) + 1):
+        with stopped_trainings.at_batch(batch):
+            train_run.train(config)
+        train_run.resume(directory)
+        assert outcome(directory) == expected, batch
         shutil.rmtree(directory)
 
 

@@ -82,7 +82,12 @@ def test_config_records_settings_and_digests(shared_run, found, weights_cache):
     assert config["features"] == "conv3,conv4,pool5"
     (stage,) = config["stages"]
     assert stage.pop("learning_rate") == config["settings"]["learning_rate"]
-    assert stage == {"train_from": "logits", "cut": "pool5", "frozen": []}
+    assert stage == {
+        "train_from": "logits",
+        "cut": "pool5",
+        "frozen": [],
+        "optimizer": "adam",
+    }
     assert config["data"]["manifest_digest"] == found.digest
     assert config["data"]["resize_min"] == found.info.settings["resize_min"]
     assert config["data"]["counts"] == found.counts()

@@ -5,7 +5,6 @@ without a learning rate. Features are standardised, so that a penalty means the 
 all of them; the scaling is folded into the layer's kernel and bias.
 """
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -54,7 +53,11 @@ class HeadSolver:
         stage: str = "",
         first_epoch: int = 0,
     ) -> None:
-        """Standardise the features; `first_epoch` is the number of earlier epochs."""
+        """Standardise the features; `first_epoch` is the number of earlier epochs.
+
+        Raises:
+            training_loop.NonFiniteLoss: A feature is infinite or NaN.
+        """
         self.model, self.source, self.best = model, source, best
         self.epoch = self.photos_in_epoch = 0
         self._stage, self._first_epoch = stage, first_epoch
@@ -66,6 +69,11 @@ class HeadSolver:
         below = keras.Model(model.input, self._layer.input)
         chunks = [(below(x), y) for x, y in source.all_views(CHUNK)]
         features = np.concatenate([x.numpy() for x, _ in chunks])
+        if not np.isfinite(features).all():
+            raise training_loop.NonFiniteLoss(
+                "The frozen layers give features that are infinite or NaN. Try "
+                "--precision=float32, or other weights."
+            )
         self._num_views = len(features)
         self._mean = features.mean(0, np.float64)
         self._deviation = features.std(0, np.float64)
@@ -88,11 +96,7 @@ class HeadSolver:
         return self.epoch + bool(self.photos_in_epoch)
 
     def train_epoch(self) -> Iterator[int]:
-        """Solve for the next penalty, and yield the number of training photos.
-
-        Raises:
-            training_loop.NonFiniteLoss: A feature is infinite or NaN.
-        """
+        """Solve for the next penalty, and yield the number of training photos."""
         if not self.photos_in_epoch:  # else a resumed training has solved it
             started_s = time.perf_counter()
             penalty = np.full_like(self._solution, PENALTIES[self.epoch])
@@ -111,11 +115,6 @@ class HeadSolver:
                 method="L-BFGS-B",
                 options={"maxiter": _MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-5},
             )
-            if not math.isfinite(result.fun):
-                raise training_loop.NonFiniteLoss(
-                    "The loss is not finite: the frozen layers give features that are "
-                    "infinite or NaN. Try --precision=float32, or other weights."
-                )
             self._solution = self._process_group.of_chief(
                 result.x.reshape(penalty.shape)
             )

@@ -144,8 +144,8 @@ class Settings:
         _ = self.layer_rates
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(
-                f"--momentum={self.momentum}: {self.optimizer} has none; expected "
-                "--optimizer=sgd or rmsprop"
+                f"--momentum={self.momentum}: --optimizer={self.optimizer} has none; "
+                "expected --optimizer=sgd or rmsprop"
             )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("--nesterov: expected --optimizer=sgd and --momentum")

@@ -43,7 +43,7 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
         tick.set(color=f"C{number % 10}", parse_math=False)  # names may contain $
     left.set_ylim(len(runs) - 0.5, -0.5)  # the first run on top
     left.set(title="accuracy with 95 % interval")
-    right.set(title="validation accuracy", xlabel="epoch")
+    right.set(title="validation accuracy", xlabel="epoch or L2 penalty")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.grid(alpha=0.3)

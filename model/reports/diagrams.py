@@ -14,6 +14,8 @@ from typing import Any
 
 import markupsafe
 
+from model.runs import pictures
+
 # {placeholder colour in matplotlib: CSS colour of the page}
 _COLOURS = {
     "#010101": "currentColor",
@@ -120,30 +122,40 @@ class Drawings:
             )
 
     def training(self, results: Sequence[Mapping[str, Any]]) -> list[markupsafe.Markup]:
-        """Draw loss and accuracy over the epochs, from the lines of metrics.jsonl."""
-        epochs = [result["epoch"] for result in results]
-        marker = "o" if len(epochs) == 1 else None
+        """Draw loss and accuracy over the epochs, from the lines of metrics.jsonl.
+
+        Of a head that was solved, draw them over its L2 penalties.
+        """
+        is_solved = all("l2" in result for result in results)
+        name, count = ("l2", "L2 penalties") if is_solved else ("epoch", "epochs")
+        places = [result[name] for result in results]
+        marker = "o" if is_solved or len(places) == 1 else None
         best = min(results, key=lambda result: result["validation_loss"])
         diagrams = []
         for field, unit in (("loss", ", nats"), ("accuracy", "")):
             with self._settings(_TEXT):
-                figure, axes = self._axes(xlabel="epoch", ylabel=field + unit)
+                xlabel = pictures.PENALTY_AXIS if is_solved else "epoch"
+                figure, axes = self._axes(xlabel=xlabel, ylabel=field + unit)
                 for prefix, label, style, colour in (
                     ("", "training", "--", _SECOND),
                     ("validation_", "validation", "-", _FIRST),
                 ):
                     values = [result[prefix + field] for result in results]
                     axes.plot(
-                        epochs, values, style, color=colour, label=label, marker=marker
+                        places, values, style, color=colour, label=label, marker=marker
                     )
-                axes.xaxis.get_major_locator().set_params(integer=True)
+                if is_solved:
+                    axes.set_xscale("log")
+                    axes.invert_xaxis()
+                else:
+                    axes.xaxis.get_major_locator().set_params(integer=True)
                 last, validation = results[-1], f"validation_{field}"
                 text = (
-                    f"Training curve over {len(results)} epochs: the {field} ends at "
+                    f"Training curve over {len(results)} {count}: the {field} ends at "
                     f"{last[field]:.3f} on training photos and at "
-                    f"{last[validation]:.3f} on validation photos; in the best epoch, "
-                    f"{best['epoch']}, it was {best[validation]:.3f} on validation "
-                    "photos."
+                    f"{last[validation]:.3f} on validation photos; with the best "
+                    f"{'L2 penalty' if is_solved else 'epoch'}, {best[name]:g}, it was "
+                    f"{best[validation]:.3f} on validation photos."
                 )
                 diagrams.append(self._svg(figure, text))
         return diagrams

@@ -63,7 +63,8 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
     weights = config.get("weights", {})
     facts = {
         "network": config.get("network", ""),
-        "head on": head.describe(
+        "head on": "square roots of " * (config.get("root") is True)
+        + head.describe(
             str(config.get("features", "")).split(","),
             str(config.get("pooling", "none")),
         ),

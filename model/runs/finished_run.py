@@ -74,6 +74,8 @@ class FinishedRun:
                 _expect("epoch", values["epoch"], int)
                 for name in _FIGURES:
                     float(_expect(name, values[name], float, int))  # may be too large
+                if "l2" in values:
+                    float(_expect("l2", values["l2"], float))
                 results.append(values)
             except _JSON_FAULTS as error:
                 raise _damaged(f"{path} line {number}", error) from error
@@ -83,11 +85,11 @@ class FinishedRun:
         """Return the epoch with the lowest validation loss and its figures, as text."""
         results = self.results()
         best = min(results, key=lambda result: result["validation_loss"])
-        what = f"epoch {best['epoch']}"
+        what = f"epoch {best['epoch']} of {len(results)}"
         if "l2" in best:
-            what = f"L2 penalty {best['l2']:.2g}, number {best['epoch']}"
+            what = f"L2 penalty {best['l2']:.2g}"
         return (
-            f"best {what} of {len(results)} (lowest validation loss): "
+            f"best {what} (lowest validation loss): "
             f"validation accuracy {best['validation_accuracy']:.4f}, loss "
             f"{best['validation_loss']:.4f}"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from model.loop.training_loop import EpochResult
 from pipeline.system import command_line
 
+PENALTY_AXIS = "L2 penalty of the head"
 _SMOOTHING = 0.8  # weight of the average so far in the next one
 MOST_IMAGES = 24
 _COLUMNS = 8
@@ -56,17 +57,35 @@ def figure(columns: int) -> tuple[Any, list[Any]]:
 def draw_curves(results: Mapping[str, Sequence[EpochResult]], path: Path) -> None:
     """Draw losses and accuracies of both splits over the epochs as a PNG.
 
-    `results` holds the epochs of each network by its name, "" if it trains alone.
+    Of a head that was solved, draw them over its L2 penalties. `results` holds the
+    epochs of each network by its name, "" if it trains alone.
     """
+    is_solved = all(r.l2 is not None for epochs in results.values() for r in epochs)
     titles = {"loss": "loss (nats)", "accuracy": "accuracy"}
     picture, both_axes = figure(len(titles))
     for axes, (field, title) in zip(both_axes, titles.items(), strict=True):
         for number, (name, epochs) in enumerate(results.items()):
-            _draw_lines(axes, name, number, epochs, field)
-        axes.set(xlabel="epoch", title=title)
-        axes.locator_params("x", integer=True)
+            if is_solved:
+                _draw_solved(axes, epochs, field)
+            else:
+                _draw_lines(axes, name, number, epochs, field)
+        axes.set_title(title)
+        if not is_solved:
+            axes.set_xlabel("epoch")
+            axes.locator_params("x", integer=True)
         axes.legend(fontsize="small")
     picture.savefig(path, dpi=100, format="png")
+
+
+def _draw_solved(axes: Any, results: Sequence[EpochResult], field: str) -> None:
+    """Draw both splits over the L2 penalties, the strongest on the left."""
+    penalties = [result.l2 for result in results]
+    for split, prefix in (("training", ""), ("validation", "validation_")):
+        values = [getattr(result, prefix + field) for result in results]
+        style = "o-" if prefix else "o--"
+        axes.plot(penalties, values, style, label=split)
+    axes.set(xscale="log", xlabel=PENALTY_AXIS)
+    axes.invert_xaxis()
 
 
 def _draw_lines(

@@ -13,7 +13,7 @@ from pipeline.system import config_flags
 from pipeline.system.errors import DataError, UsageError
 
 DEFAULT_EPOCHS = 30
-_AUTO_VIEWS, _SOLVER_VIEWS = 2, 1
+_AUTO_VIEWS = 2
 _weights = functools.partial(config_flags.setting, group="Data and weights")
 _head = functools.partial(config_flags.setting, group="New head")
 _training = functools.partial(config_flags.setting, group="Training")
@@ -174,7 +174,8 @@ class Config:
         -1,
         "Views of each photo whose frozen features are computed once: the central "
         "crop, its mirror image, then random ones. 0 computes new random views in "
-        f"every epoch; -1 means {_AUTO_VIEWS}, or 0 with augmentation.",
+        f"every epoch; -1 means {_AUTO_VIEWS}, or 0 with augmentation, or 1 for many "
+        "photos if the head is solved.",
         lower=-1,
         upper=1000,
     )
@@ -247,8 +248,6 @@ class Config:
             return self.views
         if self.augmentation.active:
             return 0
-        if self.learning.optimizer == optimization.SOLVER:
-            return _SOLVER_VIEWS
         return _AUTO_VIEWS if self.augmentation.mirror else 1
 
     def step_flags(self) -> list[str]:

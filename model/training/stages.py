@@ -21,6 +21,10 @@ from pipeline.system.errors import UsageError
 # channel means did not even fit its training photos with 0.5 (loss 0.42 after 40
 # epochs).
 _DROPOUT_OF_ALL, _DROPOUT_OF_FEW = 0.5, 0.1
+# In five folds, a head solved on photos and their mirror images was right for 40.3
+# instead of 38.4 % of 315 bees, but for 87.2 instead of 87.1 % of 1,127 flowers, in
+# twice the time.
+_MANY_PHOTOS = 500
 MOST_SOLVED_BYTES = 4 << 30  # of the features that a head is solved on
 
 
@@ -219,14 +223,16 @@ def _plan_learning(
             "setting."
         )
     if requested == "auto":
-        optimizer = "adam" if reasons else optimization.SOLVER
-        config = config.with_optimizer(optimizer)
-    return Stage(
+        config = config.with_optimizer("adam" if reasons else optimization.SOLVER)
+    stage = Stage(
         config=config,
         plan=plan,
         num_training=num_training,
         step_flags=step_flags if is_open else (),
     )
+    if stage.is_solved and config.views < 0 and num_training >= _MANY_PHOTOS:
+        return dataclasses.replace(stage, config=dataclasses.replace(config, views=1))
+    return stage
 
 
 def plan_stage(

@@ -40,7 +40,7 @@ class StartingPoint:
     spec: InputSpec
     features: tuple[str, ...]
     pooling: str
-    root: bool
+    root: bool = False
     train_from: str
     restored: restore.RestoredWeights | None
     weights: named_weights.Weights | None

@@ -193,19 +193,21 @@ class TrainingSession:
             if len(network.results) < epoch:
                 continue  # it ended earlier
             result = network.results[epoch - 1]
+            ending = f"{result.iterations} iterations"
+            if result.l2 is None:
+                ending = f"{result.images_per_s:,.0f} photos/s"
+            else:
+                columns = [f"L2 penalty {result.l2:<7.2g}"]
             columns += filter(
                 None,
                 (
                     network.name and f"| {network.name}:",
                     result.stage,
-                    "" if result.l2 is None else f"L2 penalty {result.l2:<7.2g}",
                     f"loss {result.loss:.4f}",
                     f"accuracy {result.accuracy:.4f}",
                     f"validation loss {result.validation_loss:.4f}",
                     f"accuracy {result.validation_accuracy:.4f}",
-                    f"{result.images_per_s:,.0f} photos/s"
-                    if result.l2 is None
-                    else f"{result.iterations} iterations",
+                    ending,
                 ),
             )
         return "  ".join(columns)

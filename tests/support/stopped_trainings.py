@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from model.loop import train_step
+from model.loop import head_solver, train_step
 
 
 class Killed(BaseException):
@@ -14,8 +14,12 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def at_batch(number):
-    """Within it, training ends in front of a batch, counted over all stages."""
+    """Within it, training ends in front of a batch, counted over all stages.
+
+    A head that is solved counts one for each L2 penalty, in front of its validation.
+    """
     train = train_step.TrainStep.__call__
+    validate = head_solver.HeadSolver.validate
     numbers = itertools.count(1)
 
     def stop(self, *arguments):
@@ -23,6 +27,12 @@ def at_batch(number):
             raise Killed
         return train(self, *arguments)
 
+    def stop_validation(self):
+        if next(numbers) == number:
+            raise Killed
+        return validate(self)
+
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(train_step.TrainStep, "__call__", stop)
+        patch.setattr(head_solver.HeadSolver, "validate", stop_validation)
         yield

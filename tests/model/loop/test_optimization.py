@@ -10,8 +10,8 @@ from model.loop.optimization import Settings
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optimizer": "lion"}, "expected one of adam, adamw, sgd"),
-        ({"momentum": 0.9}, "adam has none"),
+        ({"optimizer": "lion"}, "expected one of auto, lbfgs, adam, adamw, sgd"),
+        ({"momentum": 0.9}, "--optimizer=auto has none"),
         ({"optimizer": "sgd", "momentum": 1.0}, "expected 0 or more, below 1"),
         ({"optimizer": "sgd", "nesterov": True}, "and --momentum"),
         ({"weight_decay": -1.0}, "expected 0 or more"),

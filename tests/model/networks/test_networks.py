@@ -493,3 +493,16 @@ def test_a_saved_network_loads_in_plain_keras(tmp_path):
     loaded = keras.models.load_model(tmp_path / "part.keras", safe_mode=True)
     image = np.random.default_rng(8).integers(0, 256, (1, 227, 227, 3))
     np.testing.assert_array_equal(loaded(image), model(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [
+        ("alexnet_owt", {"conv1": True, "pool5": True, "fc7": True, "fc8": False}),
+        ("caffenet", {"pool5": True, "fc6": True}),
+        ("efficientnet_lite0", {"pool": True, "head": True, "block_3": False}),
+    ],
+)
+def test_a_network_tells_which_features_are_never_negative(name, positions):
+    network = registry.NETWORKS[name]
+    assert {n: network.is_non_negative(n) for n in positions} == positions

@@ -69,7 +69,7 @@ def test_text_stays_text_and_a_label_describes_the_diagram(drawings):
     assert re.search(r"<text[^>]*>confidence</text>", drawings["reliability"])
     label = ElementTree.fromstring(drawings["accuracy"]).attrib["aria-label"]
     assert "over 3 epochs" in label
-    assert "in the best epoch, 3, it was 0.300 on validation photos" in label
+    assert "with the best epoch, 3, it was 0.300 on validation photos" in label
     label = ElementTree.fromstring(drawings["one photo"]).attrib["aria-label"]
     assert "of all photos 100.0 % are correct" in label
 

@@ -95,7 +95,7 @@ class TestWriting:
         small_runs.write_bare_run(tmp_path / "a").append_metrics(second)
         results = finished_run.read(str(tmp_path / "a")).results()
         assert [result["epoch"] for result in results] == [1, 2]
-        assert results[1] == dataclasses.asdict(second)
+        assert results[1] == second.as_dict()
 
     def test_saving_again_replaces_the_model(self, tmp_path):
         record = small_runs.write_bare_run(tmp_path / "a")

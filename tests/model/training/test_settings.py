@@ -72,7 +72,7 @@ def test_a_setting_above_the_stages_holds_in_all_of_them(parse):
     assert config.overrides.image_size == 150
     first, deeper = config.in_stages()
     assert (first.stage, first.epochs, first.train_from) == ("head", 5, "")
-    assert (deeper.stage, deeper.epochs, deeper.start) == ("stage 2", 30, "last")
+    assert (deeper.stage, deeper.epochs, deeper.start) == ("stage 2", 0, "last")
     assert deeper.train_from == "block5_conv1"
     assert [s.learning_rate for s in (first, deeper)] == [1e-3, 1e-5]
     assert {s.learning.optimizer for s in (first, deeper)} == {"rmsprop"}
@@ -108,7 +108,9 @@ def test_what_holds_in_all_stages_is_checked_in_each(parse):
     assert [s.learning.momentum for s in (first, second)] == [0.9, 0.5]
     assert [s.learning.stepsize for s in (first, second)] == [10, 20]
     assert {s.start for s in (first, second)} == {"last"}
-    with pytest.raises(DataError, match=r"stage 1: --momentum=0\.9: adam has no"):
+    with pytest.raises(
+        DataError, match=r"stage 1: --momentum=0\.9: --optimizer=auto has no"
+    ):
         parse(recipe.replace('optimizer = "sgd"', ""))
 
 
@@ -132,7 +134,7 @@ def test_without_stages_the_training_is_one(parse):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epochs = 0", "recipe.toml: --epochs=0: expected 1 or more"),
+        ("epochs = -1", "recipe.toml: --epochs=-1: expected 0 or more"),
         ('precision = "float64"', r"--precision=float64: expected .* mean float16\?"),
         (
             '[[stages]]\nstage = "a"\nmomentum = 2.0',
@@ -170,7 +172,7 @@ def test_a_recipe_is_named_when_flags_are_not_to_blame(parse):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--epochs=0", "--epochs=0: expected 1 or more"),
+        ("--epochs=-1", "--epochs=-1: expected 0 or more"),
         ("--ema=nan", "--ema=nan: expected 0 or more, below 1"),
         ("--epochs=3.5", r"--epochs=3\.5: expected a whole number"),
     ],
@@ -186,7 +188,7 @@ def test_a_run_keeps_its_settings(parse, tmp_path):
     assert settings.from_run(tmp_path, values) == config
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"new": 1}, {"stages": 3}], ids=str)
+@pytest.mark.parametrize("change", [{"epochs": -1}, {"new": 1}, {"stages": 3}], ids=str)
 def test_a_run_of_another_version_is_refused(tmp_path, change):
     values = dataclasses.asdict(settings.Config()) | change
     with pytest.raises(DataError, match="another version of Graft"):

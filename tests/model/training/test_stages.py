@@ -4,6 +4,7 @@ from model.checkpoints import errors
 from model.loop import learning_rate, optimization
 from model.networks import head, registry
 from model.training import settings, stages, starting_point
+from pipeline.system.errors import UsageError
 
 # Lowest layer that trains -> layer whose output the trunk computes, with the new final
 # layer on fc7.
@@ -123,3 +124,59 @@ def test_the_learning_rate_suits_the_features_unless_it_is_given():
 )
 def test_a_plan_says_what_trains(changes, words):
     assert planned_stage(**changes).plan.describe() == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "optimizer", "flags"),
+    [
+        ({}, "lbfgs", []),
+        ({"learning": optimization.Settings(class_weights="balanced")}, "lbfgs", []),
+        ({"epochs": 3}, "adam", ["--epochs"]),
+        (
+            {"learning_rate": 0.1, "dropout": 0.0},
+            "adam",
+            ["--learning_rate", "--dropout"],
+        ),
+        ({"learning": optimization.Settings(policy="poly")}, "adam", ["--policy"]),
+        ({"learning": optimization.Settings(optimizer="sgd")}, "sgd", []),
+        ({"hidden": 9}, "adam", ["--hidden"]),
+        ({"train_from": "conv5"}, "adam", []),
+        ({"views": 0}, "adam", []),
+    ],
+)
+def test_a_head_is_solved_unless_settings_ask_for_steps(changes, optimizer, flags):
+    config = settings.Config(**changes)
+    (stage,) = plan(config, 600)
+    assert stage.config.learning.optimizer == optimizer
+    assert list(stage.step_flags) == flags
+    is_solved = optimizer == "lbfgs"
+    assert stage.is_solved == stage.plan.root == is_solved
+    assert (stage.plan.dropout == 0) == (is_solved or config.dropout == 0)
+    if is_solved:
+        assert (stage.config.num_views, plan(config, 400)[0].config.num_views) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"steps": 5}, "--steps is given"),
+        ({"train_from": "conv5"}, "conv5 trains"),
+        ({"views": 0}, "no features are cached"),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(changes, reason):
+    learning = optimization.Settings(optimizer="lbfgs")
+    config = settings.Config(learning=learning, **changes)
+    with pytest.raises(UsageError, match=f"--optimizer=lbfgs: .* but {reason}"):
+        plan(config, 600)
+
+
+def test_features_that_do_not_fit_into_memory_are_trained_by_steps():
+    (stage,) = plan(settings.Config(), 10_000_000)
+    assert stage.config.learning.optimizer == "adam"
+
+
+def plan(config, num_training):
+    return stages.plan_stages(
+        starting_from("pool5"), config, num_classes=3, num_training=num_training
+    )
