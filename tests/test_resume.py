@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from model.checkpoints import errors
-from model.loop import head_solver
 from model.runs import finished_run, run_folder
-from model.training import train_run
+from model.training import head_solver, train_run
 from tests.support import processes, stopped_trainings
 
 STAGES = (

@@ -60,8 +60,7 @@ class Settings:
 
     optimizer: str = _update(
         "auto",
-        "Rule that updates the weights. lbfgs solves a linear head on cached features "
-        "and chooses its L2 penalty; auto does so where it can, else it is adam.",
+        "Rule that updates the weights; lbfgs solves a linear head on cached features.",
         choices=("auto", "lbfgs", "adam", "adamw", "sgd", "rmsprop"),
         basic=True,
     )

@@ -13,10 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import head_solver, train_step, training_loop
+from model.loop import train_step, training_loop
 from model.loop.inputs import feature_cache, training_data
 from model.runs import run_folder
-from model.training import settings, staged_training, stages, train_run, trunk_and_tail
+from model.training import (
+    head_solver,
+    settings,
+    staged_training,
+    stages,
+    train_run,
+    trunk_and_tail,
+)
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 

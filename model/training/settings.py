@@ -181,8 +181,7 @@ class Config:
     )
     epochs: int = _stage(
         0,
-        f"Passes over the training photos; 0 is {DEFAULT_EPOCHS}, or none for a head "
-        "that is solved.",
+        f"Passes over the training photos; 0 is {DEFAULT_EPOCHS}.",
         basic=True,
         lower=0,
     )

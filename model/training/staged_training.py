@@ -10,7 +10,6 @@ import numpy as np
 
 from model.loop import (
     device,
-    head_solver,
     losses,
     metrics,
     parameter_update,
@@ -21,7 +20,7 @@ from model.loop.inputs import cache_key, feature_cache, near_copies, training_da
 from model.loop.training_loop import EpochResult
 from model.networks import head
 from model.runs import pictures, run_folder, snapshots, tensorboard_log
-from model.training import stages, starting_point, trunk_and_tail
+from model.training import head_solver, stages, starting_point, trunk_and_tail
 from model.weights import model_variables, restore, weight_file
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -113,22 +112,18 @@ class StagedTraining:
             "stage": stage.name,
             "first_epoch": len(self.results),
         }
-        if not stage.is_cached:
+        if stage.is_solved:
+            options["process_group"] = self.setup.process_group
+            features, loss = self._cached_features(stage), self._loss(stage)
+            return head_solver.HeadSolver(self._tail, loss, features, **options)
+        source: training_loop.Source
+        if stage.is_cached:
+            model, source = self._tail, self._cached_features(stage)
+        else:
             model = trunk_and_tail.join(self._trunk, self._tail)
-            setup = self.learning_setup(stage, model)
-            photos = self.photos(stage)
-            return training_loop.Training(model, setup, photos, **options)
-        features = self._cached_features(stage)
-        if not stage.is_solved:
-            setup = self.learning_setup(stage, self._tail)
-            return training_loop.Training(self._tail, setup, features, **options)
-        return head_solver.HeadSolver(
-            self._tail,
-            self._loss(stage),
-            features,
-            process_group=self.setup.process_group,
-            **options,
-        )
+            source = self.photos(stage)
+        setup = self.learning_setup(stage, model)
+        return training_loop.Training(model, setup, source, **options)
 
     def build(self, stage: stages.Stage) -> tuple[Any, Any]:
         """Build the frozen trunk and the trained tail, with restored weights."""

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.loop import head_solver, losses, training_loop
+from model.loop import losses, training_loop
 from model.networks import head
-from model.training import trunk_and_tail
+from model.training import head_solver, trunk_and_tail
 from tests.support import small_training
 
 NUM_CLASSES = 3
