@@ -79,10 +79,10 @@ def _try_usual_preprocessing(
     if another one is clearly better or that of the weights is assumed, else "".
     """
     spec, restored = weights.spec, weights.restored
-    if not spec.source.startswith(("assumed", "recognised")):
+    if not data.rows or not spec.source.startswith(("assumed", "recognised")):
         return ""
     images = image_batches.sample(data.records, data.rows, spec, _NUM_TRIED)
-    rows = image_batches.evenly_spread(data.rows, _NUM_TRIED)
+    rows = image_batches.every_nth(data.rows, _NUM_TRIED)
     labels = label_of_each[[data.records.labels[row.class_name] for row in rows]]
     step = training_loop.make_predict_step(weights.model)
 

@@ -12,10 +12,7 @@ from model.checkpoints import errors
 from model.networks import architecture, head, registry
 from model.runs import finished_run, run_folder
 from model.training import settings
-from model.weights import (
-    named_weights,
-    restore,
-)
+from model.weights import named_weights, restore
 from pipeline.batches import image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest

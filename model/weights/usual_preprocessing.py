@@ -41,7 +41,7 @@ def by_layer_names(network: Network) -> tuple[InputSpec, bool]:
     """
     spec = network.input_spec
     family = applications.family_of(network.layer_shapes()) if spec.is_assumed else None
-    if family is None:
+    if family is None or (family.bgr and not network.first_convolution()):
         return spec, False
     source = f"layer names of {family.name} in keras.applications"
     *_, hidden, last = network.variable_shapes(spec).values()

@@ -3,6 +3,7 @@
 Records are read by their byte offsets, so a batch may mix photos of all record files.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -204,20 +205,19 @@ class Images:
         return {"image": image, "label": label, "row": batch["row"]}
 
 
-def evenly_spread(rows: Sequence[Row], most: int) -> list[Row]:
-    """Return up to `most` rows at equal distances."""
-    numbers = np.linspace(0, len(rows) - 1, min(most, len(rows)))
-    return [rows[number] for number in np.rint(numbers).astype(np.int64)]
+def every_nth(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """Return every n-th row, so that there are at most `most`."""
+    return rows[:: max(1, math.ceil(len(rows) / most))]
 
 
 def sample(
     records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, most: int
 ) -> np.ndarray:
-    """Return the photos of up to `most` rows, evenly spread, in their central view.
+    """Return the photos of every n-th row in their central view, at most `most`.
 
     The result is uint8 [num_photos, size_px, size_px, 3], RGB, 0..255.
     """
-    images = Images(records, evenly_spread(rows, most), spec, batch_size=most)
+    images = Images(records, every_nth(rows, most), spec, batch_size=most)
     views = crop_and_resize.central_views(images.sizes, spec)
     batches = [*images.run(np.arange(len(images.rows)), views)]
     return batches[0]["image"].numpy() if batches else np.zeros(0, np.uint8)

@@ -63,6 +63,16 @@ def reader(page):
     return Reader(page)
 
 
+def test_a_guess_of_the_preprocessing_is_warned_of_once(evaluation, page):
+    spec = evaluation.run.config["input_spec"] | {"source": "assumed"}
+    config = evaluation.run.config | {"input_spec": spec}
+    run = dataclasses.replace(evaluation.run, config=config)
+    guessed = html_report.render(dataclasses.replace(evaluation, run=run), "")
+    pages = (page, guessed)
+    line = "the preprocessing of pixels is a guess: "
+    assert [text.count(line) for text in pages] == [0, 1]
+
+
 def photo_data(page):
     return json.loads(re.search(r'id="photo-data">(.*?)</script>', page, re.S)[1])
 

@@ -16,6 +16,7 @@ from model.predict import __main__ as predict
 from model.training import settings, train_run
 from model.weights import preprocessing_overrides, restore, usual_preprocessing
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos
 
 SIZE = 24
@@ -173,6 +174,17 @@ def test_flags_are_no_guess(dark_and_bright, capsys):
     )
     assert evaluate.evaluate(config)["accuracy"] == 1
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_split_without_photos_is_refused_before_anything_is_tried(dark_and_bright):
+    for path in (dark_and_bright / "photos").glob("*/*"):
+        if path.stem != "0":  # a single photo of a class is for training
+            path.unlink()
+    found = conversions.convert(dark_and_bright / "photos", dark_and_bright / "records")
+    rows = {"split": "test", "data": str(found.manifest.directory)}
+    ckpt = str(dark_and_bright / "model.keras")
+    with pytest.raises(DataError, match="the test split has no photos"):
+        evaluate.evaluate(evaluation_settings.Config(ckpt=ckpt, **rows))
 
 
 def test_what_is_recognised_is_called_in_doubt_if_photos_speak_against_it(
