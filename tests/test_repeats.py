@@ -489,8 +489,11 @@ class TestSeveralNetworks:
         assert "left out: " in capsys.readouterr().err
         assert not (tmp_path / "runs" / "run").exists()
 
-    def test_a_wrong_name_is_an_error_at_once(self, configs):
+    def test_a_wrong_name_or_folder_is_an_error_at_once(self, configs, found):
         first, second = configs(16)
+        occupied = dataclasses.replace(first, run_dir=str(found.directory))
+        with pytest.raises(run_folder.RunError, match="already exists"):
+            repeated_runs.choose_network(occupied, second)
         wrong = dataclasses.replace(second, ckpt="alexnett")
         with pytest.raises(errors.MissingCheckpoint, match="Did you mean alexnet"):
             repeated_runs.choose_network(first, wrong)

@@ -234,6 +234,7 @@ def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
     figures of all are returned, too, the best first, and kept as comparison.json.
     """
     records = train_run.read_records(configs[0].data)
+    run_folder.new_directory(configs[0].run_dir, configs[0].ckpt)  # which must be free
     for ckpt in dict.fromkeys(config.ckpt for config in configs):
         named_weights.resolve(ckpt)  # a wrong name is an error before the first starts
     config_of, candidates = {}, []
