@@ -305,15 +305,14 @@ def _validation_splits(
     for fold in range(config.folds):
         options = split.Config(seed=config.seed, folds=config.folds, fold=fold)
         chosen = split.split_rows(options, records).included("test")
-        others = {row.sha256 for row in records.included("test")}
-        split_of = {row.sha256: "train" for row in records.included()}
-        split_of |= {row.sha256: "validation" for row in chosen}
-        split_of |= dict.fromkeys(others, "test")
-        rows = [
-            dataclasses.replace(row, split=split_of.get(row.sha256, row.split))
+        split_of = dict.fromkeys((row.sha256 for row in chosen), "validation")
+        rows = tuple(
+            dataclasses.replace(row, split=split_of.get(row.sha256, "train"))
+            if row.split in ("train", "validation")
+            else row
             for row in records.rows
-        ]
-        yield dataclasses.replace(records, rows=tuple(rows))
+        )
+        yield dataclasses.replace(records, rows=rows)
 
 
 def _measure(
