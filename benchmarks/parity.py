@@ -1,15 +1,23 @@
-"""Compare features with torchvision's, for the same weights and photos.
+"""Compare features with those of a network's own library, for equal weights and photos.
 
+    python benchmarks/parity.py keras FOLDER [NAME ...]    where Graft is installed
     python benchmarks/parity.py graft FOLDER FILE.npz      where Graft is installed
     python benchmarks/parity.py torchvision FILE.npz       where torchvision is
 
-The first command writes 32 photos as the networks receive them, the weights of the
-convolutional layers and their features in float32. The second loads the weights into
-torchvision's networks and prints the largest difference between the features, relative
-to the largest feature.
+The first command gives each network of keras.applications random weights, saves it with
+Keras in each of its formats, restores the files with Graft, and compares features and
+logits of 8 photos of the folder. Each network receives pixels as its own library
+prepares them.
+
+The second command writes 32 photos as the networks receive them, the weights of the
+convolutional layers and their features in float32. The third loads the weights into
+torchvision's networks.
+
+Differences are the largest one, relative to the largest number: max |a - b| / max |b|.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +25,88 @@ import numpy as np
 
 NETWORKS = {"alexnet_conv": "pool5", "vgg16_conv": "block5_pool"}
 NUM_PHOTOS = 32
+
+
+def compare_keras(folder: str, *names: str) -> None:
+    """Print the largest differences for each network of keras.applications."""
+    import measure
+
+    import pipeline.system.tensorflow_import  # noqa: F401
+
+    # isort: split
+    from model.networks import applications
+    from pipeline.images import record_image
+
+    photos = measure.list_photos(Path(folder))
+    photos = photos[:: max(1, len(photos) // 8)][:8]
+    stored = [record_image.encode_for_record(path.read_bytes()) for path in photos]
+    for name in names or applications.MODELS:
+        with tempfile.TemporaryDirectory() as scratch:
+            compare_files_of_keras(name, stored, Path(scratch))
+
+
+def compare_files_of_keras(name: str, stored: list[bytes], scratch: Path) -> None:
+    """Print the differences for one network, restored from each kind of file."""
+    import h5py
+    import keras
+    from keras.src.legacy.saving import legacy_h5_format
+
+    from model.checkpoints import reading
+    from model.networks import applications
+    from model.weights import model_variables, restore
+    from pipeline.batches import single_photo
+
+    builder = applications.MODELS[name][0]
+    theirs = getattr(keras.applications, builder)(
+        weights=None, classifier_activation=None
+    )
+    randomize(theirs)
+    theirs.save(scratch / "whole.keras")
+    theirs.save(scratch / "whole.h5")
+    theirs.save_weights(scratch / "new.weights.h5")
+    with h5py.File(scratch / "old.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
+    prepare = sys.modules[getattr(keras.applications, builder).__module__]
+    for path in sorted(scratch.iterdir()):
+        restored = restore.restore_checkpoint(reading.read(path))
+        network, spec = restored.network, restored.spec
+        network_input = single_photo.NetworkInput(spec)
+        pixels = np.stack([network_input(photo) for photo in stored]).astype(np.float32)
+        last, feature = network.positions()[-1], network.features[-1]
+        ours = network.build_part(spec, (feature, last))
+        model_variables.assign(ours, restored.values)
+        # Layers are counted from the end: those of Keras that prepare pixels are left
+        # out here.
+        layers = [layer.name for layer in ours.layers]
+        place = layers.index(feature) - len(layers)
+        outputs = theirs.layers[place].output, theirs.output
+        expected = keras.Model(theirs.input, outputs)(
+            prepare.preprocess_input(pixels.copy())
+        )
+        actual = ours(pixels)
+        differences = [
+            float(np.abs(np.asarray(actual[part]) - b).max() / np.abs(b).max())
+            for part, b in zip((feature, last), map(np.asarray, expected), strict=True)
+        ]
+        print(
+            f"{name} from {path.name} as {network.name} ({restored.naming.source}): "
+            f"{feature} {differences[0]:.1e}, logits {differences[1]:.1e}",
+            flush=True,
+        )
+
+
+def randomize(model: Any) -> None:
+    """Assign random weights and statistics that keep outputs of moderate size."""
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        name, shape = variable.path.rsplit("/", 1)[-1], tuple(variable.shape)
+        if name in ("gamma", "moving_variance", "variance", "variable"):
+            variable.assign(rng.uniform(0.5, 1.5, shape))
+        elif len(shape) == 1:
+            variable.assign(rng.normal(0, 0.1, shape))
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):  # of Normalization, which keeps copies
+            layer.finalize_state()
 
 
 def write_graft(folder: str, target: str) -> None:
@@ -74,5 +164,9 @@ def compare_torchvision(source: str) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"graft": write_graft, "torchvision": compare_torchvision}
+    commands = {
+        "keras": compare_keras,
+        "graft": write_graft,
+        "torchvision": compare_torchvision,
+    }
     commands[sys.argv[1]](*sys.argv[2:])

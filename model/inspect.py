@@ -78,7 +78,7 @@ def report_fittings(checkpoint: Checkpoint) -> str:
         texts += [f"warning: {line}" for line in warnings] or [
             f"preprocessing: {best.spec.describe_pixels()}"
         ]
-    return "\n".join([*texts, *filter(None, [candidates.why_not_rebuilt])])
+    return "\n".join([*texts, *filter(None, [candidates.why_not])])
 
 
 def _describe(match: Any, restored: Any) -> tuple[float, str]:

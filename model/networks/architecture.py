@@ -47,6 +47,7 @@ class Network:
             all of them are restored; empty to use the deepest one only.
         num_classes: number of classes of its best-known weights.
         is_classifier: whether it ends in a logit for each of two classes or more.
+        landmark: tensor, and its shape, that every file of it has; or None
     """
 
     name: str
@@ -56,6 +57,7 @@ class Network:
     combined_features: tuple[str, ...] = ()
     num_classes: int = 1000
     is_classifier: bool = True
+    landmark: tuple[str, tuple[int, ...]] | None = None
 
     def positions(self) -> list[str]:
         """Return the positions above the input, up to and with the logits."""

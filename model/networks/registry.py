@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from model.checkpoints import errors
-from model.networks import alexnet, caffenet, cifar, efficientnet, vgg16
+from model.networks import alexnet, applications, caffenet, cifar, efficientnet, vgg16
 from model.networks.architecture import Network
 from pipeline.batches.input_spec import InputSpec
 
@@ -64,6 +64,7 @@ NETWORKS = {
                 (efficientnet.efficientnet_lite2, 260),
             )
         ),
+        *applications.networks(),
     )
 }
 
@@ -71,9 +72,9 @@ NETWORKS = {
 def by_name(name: str) -> Network:
     """Return the network of that name, or raise MismatchedCheckpoint."""
     if name not in NETWORKS:
-        close = difflib.get_close_matches(name, NETWORKS, n=1)
+        close = difflib.get_close_matches(name, NETWORKS)
         names = f"Expected one of {', '.join(NETWORKS)}."
-        advice = f"Did you mean {close[0]}?" if close else names
+        advice = f"Did you mean {' or '.join(close)}?" if close else names
         raise errors.MismatchedCheckpoint(
             f"--arch={name}: no network has this name. {advice}"
         )

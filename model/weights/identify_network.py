@@ -16,12 +16,12 @@ A name and a shape prove little, because other networks also have a features.0.w
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.tensorflow import ckpt
-from model.networks import registry
+from model.networks import applications, registry
 from model.networks.architecture import Network
 from model.networks.keras_models import from_keras_config
 from model.weights import layer_naming, naming_conventions, usual_preprocessing
@@ -58,18 +58,21 @@ class Candidates:
     Attributes:
         matches: networks that the file has any tensor of, best match first.
         rebuilt: network made of the file's own Keras configuration; None without one.
-        why_not_rebuilt: reason why the configuration cannot be used; "" if it can, or
-            if the file has none.
+        why_not: reason why the file's configuration cannot be used, or why its layers
+            do not fit the requested network in their order; "" for none.
     """
 
     checkpoint: Checkpoint
     matches: Sequence[NetworkMatch]
     rebuilt: Network | None
-    why_not_rebuilt: str
+    why_not: str
 
 
-def find_candidates(checkpoint: Checkpoint) -> Candidates:
-    """Find all networks and naming conventions that a file has any tensor of."""
+def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
+    """Find all networks and naming conventions that a file has any tensor of.
+
+    The network `arch` is tried in any case.
+    """
     tensors = layer_naming.unify_keras_tensors(checkpoint.tensors)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     config = checkpoint.keras_config
@@ -89,7 +92,9 @@ def find_candidates(checkpoint: Checkpoint) -> Candidates:
         spec = spec or network.input_spec
         namings = list(naming_conventions.by_layer_name(network, spec))
     else:
-        namings = _known_namings(checkpoint, [*networks.values()])
+        namings = _known_namings(checkpoint, networks.values(), arch)
+        others, reason = _in_order(checkpoint, arch)
+        namings, why_not = [*namings, *others], why_not or reason
     matches = [
         _count_matches(checkpoint, naming, networks[naming.network])
         for naming in namings
@@ -121,14 +126,17 @@ def _read_metadata(
 
 
 def _known_namings(
-    checkpoint: Checkpoint, networks: Sequence[Network]
+    checkpoint: Checkpoint, networks: Iterable[Network], arch: str
 ) -> list[LayerNaming]:
     """Return the namings to try for a file that does not name its network."""
     namings = list(naming_conventions.NAMINGS)
     for network in networks:
-        spec, bgr = usual_preprocessing.by_layer_names(network)
-        naming, _ = naming_conventions.by_layer_name(network, spec)
-        namings.append(dataclasses.replace(naming, bgr=bgr))
+        if not network.landmark:
+            spec, bgr = usual_preprocessing.by_layer_names(network)
+            naming, _ = naming_conventions.by_layer_name(network, spec)
+            namings.append(dataclasses.replace(naming, bgr=bgr))
+        elif arch == network.name or _has_landmark(checkpoint, network):
+            namings.append(naming_conventions.of_application(network, checkpoint))
     if scope := _common_scope(checkpoint):
         namings += [
             dataclasses.replace(
@@ -139,6 +147,35 @@ def _known_namings(
             for naming in namings
         ]
     return namings
+
+
+def _has_landmark(checkpoint: Checkpoint, network: Network) -> bool:
+    """Return whether a file has a network's landmark, in any scope."""
+    name, shape = network.landmark or ("", ())
+    return any(
+        tensor.shape == shape and f"/{found}".endswith(f"/{name}")
+        for found, tensor in checkpoint.tensors.items()
+    )
+
+
+def _in_order(checkpoint: Checkpoint, arch: str) -> tuple[list[LayerNaming], str]:
+    """Return the namings of networks of Keras whose layers a file has in order.
+
+    These are those of which the file has as many parameters, and `arch`. The second
+    value says why `arch` does not fit.
+    """
+    if not checkpoint.format.startswith("Keras 2"):
+        return [], ""
+    total = sum(tensor.size for tensor in checkpoint.tensors.values())
+    namings, why_not = [], ""
+    for name, (*_, num_parameters) in applications.MODELS.items():
+        if name == arch or num_parameters == total:
+            network = registry.NETWORKS[name]
+            try:
+                namings.append(naming_conventions.in_order(network, checkpoint))
+            except errors.MismatchedCheckpoint as error:
+                why_not = str(error) if name == arch else why_not
+    return namings, why_not
 
 
 def _common_scope(checkpoint: Checkpoint) -> str:
@@ -174,13 +211,13 @@ def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:
         errors.MismatchedCheckpoint: the file fits no network, or several equally well;
             it has layers of another network; or `arch` is unknown.
     """
-    candidates = find_candidates(checkpoint)
+    candidates = find_candidates(checkpoint, arch=arch)
     try:
         return _choose(candidates, arch)
     except errors.MismatchedCheckpoint as error:
-        if not candidates.why_not_rebuilt:
+        if not candidates.why_not:
             raise
-        message = f"{error} {candidates.why_not_rebuilt}"
+        message = f"{error} {candidates.why_not}"
         raise errors.MismatchedCheckpoint(message) from error
 
 
@@ -199,8 +236,13 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
     for match in matches:  # rule 2
         if match.network is rebuilt and not _is_keras_application(best, match):
             return match
-    # Rule 3.
-    equal = {match.network.name for match in matches if match.score == best.score}
+    # Rule 3. A network that the file describes has been decided about.
+    known = [match.network for match in matches if match.network is not rebuilt]
+    equal = {
+        match.network.name
+        for match in matches
+        if match.score == best.score and match.network in (best.network, *known)
+    }
     if len(equal) > 1:
         choice = " or ".join(f"--arch={name}" for name in sorted(equal))
         raise errors.MismatchedCheckpoint(
@@ -225,10 +267,19 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
 
 def _is_keras_application(known: NetworkMatch, rebuilt: NetworkMatch) -> bool:
     """Return whether a file's own description is that of a known network."""
+    names = [
+        re.sub(r"[-_]", "", name.lower())
+        for name in (
+            rebuilt.network.name,
+            from_keras_config.name_of(known.network.name),
+        )
+    ]
+    sizes = {match.network.input_spec.size_px for match in (known, rebuilt)}
     return (
         known.num_kernels >= rebuilt.num_kernels
         and known.num_tensors == len(known.checkpoint.tensors)
-        and rebuilt.network.name == from_keras_config.name_of(known.network.name)
+        and names[0].startswith(names[1])  # such as mobilenetv2_1.00_224
+        and len(sizes) == 1
     )
 
 

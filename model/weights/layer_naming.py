@@ -52,6 +52,8 @@ class LayerNaming:
         ignored_prefixes: beginnings of the names of other tensors in such files.
         keeps_variables: whether variables that are not in `variables` have Graft's
             names in the file.
+        tensors: {Graft's "layer/variable": its name in the file}, in place of `layers`
+            and `variables`; empty to use these.
     """
 
     source: str
@@ -71,9 +73,12 @@ class LayerNaming:
     dense_as_conv: bool = False
     ignored_prefixes: tuple[str, ...] = ()
     keeps_variables: bool = False
+    tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tensor_name(self, layer: str, variable: str) -> str:
         """Return the variable's name in the file; "" if the convention has none."""
+        if self.tensors:
+            return self.tensors.get(f"{layer}/{variable}", "")
         other = f"{{}}/{variable}" if self.keeps_variables else ""
         pattern = self.variables.get(variable, other)
         return pattern.format(self.layers[layer]) if layer in self.layers else ""
@@ -84,6 +89,9 @@ class LayerNaming:
             side = _WINDOW_SIDES.get(shape[0], 1)
             return [(side, side, shape[0] // side**2, shape[1])]
         if self.layout == "tensorflow" or len(shape) < 2:
+            if len(shape) == 4 and shape[3] == 1:
+                # A depthwise convolution may be stored as one in groups.
+                return [shape, (*shape[:2], 1, shape[2])]
             return [shape]
         if len(shape) == 2:
             return [shape[::-1]]

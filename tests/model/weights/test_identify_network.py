@@ -127,8 +127,8 @@ def alexnet_of_torchvision(**extra):
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("alexnett", r"--arch=alexnett: .*Did you mean alexnet\?"),
-        ("resnet50", r"--arch=resnet50: .*one of alexnet, alexnet_owt"),
+        ("alexnett", r"--arch=alexnett: .*mean alexnet or alexnet_owt"),
+        ("yolo", r"--arch=yolo: .*one of alexnet, alexnet_owt"),
         ("caffenet", r"the layers of caffenet.*It fits alexnet_owt"),
     ],
 )

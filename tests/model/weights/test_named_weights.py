@@ -258,6 +258,37 @@ class TestPackageIndex:
         assert names(cache) == [ARCHIVE]
 
 
+class TestWithoutKnownHash:
+    @pytest.fixture
+    def unknown(self, sources):
+        return with_torchvision({**sources}, digest="")
+
+    def test_the_hash_of_the_first_download_is_kept(
+        self, server, unknown, cache, capsys
+    ):
+        assert_resolves("alexnet", unknown, 1)
+        digest = hashlib.sha256(server.answers[TORCHVISION].body).hexdigest()
+        assert (cache / "alexnet.sha256").read_text() == f"sha256:{digest}\n"
+        assert "another file will be refused" in capsys.readouterr().err
+        (cache / "alexnet.safetensors").unlink()
+        assert_resolves("alexnet", unknown, 1)
+
+    def test_another_file_is_refused_later(self, server, unknown, cache):
+        alone = {"alexnet": unknown["alexnet"][:1]}
+        assert_resolves("alexnet", alone, 1)
+        (cache / "alexnet.safetensors").unlink()
+        server.answers[TORCHVISION].body += b"x"
+        with refused(rf"expected sha256 .*{cache / 'alexnet.sha256'} has the hash of"):
+            named_weights.resolve("alexnet", sources=alone)
+        assert names(cache) == ["alexnet.sha256"]
+
+    def test_an_incomplete_file_of_a_network_is_refused(self, unknown, cache):
+        unknown = with_torchvision(unknown, network="alexnet_owt")
+        with refused("conv2, conv3, .* cannot be restored", errors.CheckpointError):
+            named_weights.resolve("alexnet", sources=unknown)
+        assert names(cache) == ["alexnet-owt.pth"]
+
+
 class TestOffline:
     @pytest.fixture
     def nowhere(self, sources, closed_url):
@@ -367,10 +398,13 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("ckpt", "message"),
         [
-            ("alexnett", r"Did you mean alexnet\?"),
-            ("AlexNet_conv", r"Did you mean alexnet_conv\?"),
+            (
+                "resnet5",
+                r"Did you mean resnet50 or resnet50v2\? It may also be the path",
+            ),
+            ("AlexNet_conv", r"Did you mean alexnet_conv"),
             ("None", r"Did you mean none\?"),
-            ("resnet50", "Names are alexnet, alexnet_conv, "),
+            ("yolo", "Names are alexnet, alexnet_conv, "),
             ("weights/model.pth", "Names are alexnet, alexnet_conv, "),
             ("x" * 100, "Names are alexnet, alexnet_conv, "),
         ],
