@@ -18,9 +18,8 @@ import pytest
 from model.networks import registry
 from model.training import settings, train_run
 from model.weights import naming_conventions
-from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
-from tests.support import drawn_photos, http_server, networks
+from tests.support import conversions, drawn_photos, http_server, networks
 
 
 @pytest.fixture
@@ -33,10 +32,7 @@ def shared_records(tmp_path_factory):
     """Records of three classes with 20 photos each; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("shared")
     drawn_photos.write_photos(folder / "photos", per_class=20)
-    config = convert_settings.Config(
-        source=str(folder / "photos"), out=str(folder / "records"), workers=1
-    )
-    conversion.convert(config)
+    conversions.convert(folder / "photos", folder / "records")
     return folder / "records"
 
 

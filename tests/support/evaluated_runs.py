@@ -11,8 +11,7 @@ from model.evaluation import run_evaluation
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
-from pipeline.convert import conversion, convert_settings
-from tests.support import drawn_photos
+from tests.support import conversions, drawn_photos
 
 SPEC = {"size_px": 16, "short_side_px": 18, "source": "test"}
 
@@ -43,10 +42,7 @@ def misfiled_records(folder):
             path = folder / "photos" / class_name / f"{class_name}{number:03d}.jpg"
             cv2.imwrite(str(path), drawn_photos.draw_photo(other, drawn))
             drawn += 1
-    config = convert_settings.Config(
-        source=str(folder / "photos"), out=str(folder / "records"), workers=1
-    )
-    return conversion.convert(config).manifest
+    return conversions.convert(folder / "photos", folder / "records").manifest
 
 
 def renamed(found, names):

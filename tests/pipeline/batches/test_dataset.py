@@ -17,9 +17,9 @@ from pipeline.batches import (
     random_augmentation,
 )
 from pipeline.batches.input_spec import RESIZES, InputSpec
-from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
+from tests.support import conversions
 
 SPEC = InputSpec(size_px=28, short_side_px=32, source="a test")
 
@@ -293,10 +293,7 @@ class TestAugmented:
                 kind = "png" if number % 2 == 0 else "jpg"
                 pixels = random.integers(0, 256, size, np.uint8)
                 cv2.imwrite(str(folder / f"{number}.{kind}"), pixels)
-        config = convert_settings.Config(
-            source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
-        )
-        found = conversion.convert(config).manifest
+        found = conversions.convert(tmp_path / "photos", tmp_path / "records").manifest
         rows = tuple(dataclasses.replace(r, split="train") for r in found.included())
         assert len(rows) == 12
         found = dataclasses.replace(found, rows=rows)

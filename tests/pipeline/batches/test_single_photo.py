@@ -6,10 +6,9 @@ import pytest
 
 from pipeline.batches import dataset, single_photo
 from pipeline.batches.input_spec import RESIZES, InputSpec
-from pipeline.convert import conversion, convert_settings
 from pipeline.images import record_image
 from pipeline.records.manifest_row import ImageError
-from tests.support import drawn_photos
+from tests.support import conversions, drawn_photos
 
 SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
@@ -19,11 +18,8 @@ def test_a_photo_gives_the_pixels_that_its_record_gives(photos, tmp_path, resize
     large = cv2.resize(drawn_photos.draw_photo("red", 1), (900, 700))
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
     cv2.imwrite(str(photos / "red" / "other.bmp"), drawn_photos.draw_photo("red", 2))
-    config = convert_settings.Config(
-        source=str(photos), out=str(tmp_path / "out"), workers=1
-    )
     spec = dataclasses.replace(SPEC, resize=resize)
-    converted = conversion.convert(config).manifest
+    converted = conversions.convert(photos, tmp_path / "out").manifest
     split = dataset.Evaluation(converted, "", spec, batch_size=5)
     network_input = single_photo.NetworkInput(spec)
     rows = iter(split.images.rows)

@@ -8,7 +8,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.images import decode_with_beam
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
-from tests.support import drawn_photos, files, processes
+from tests.support import conversions, drawn_photos, files, processes
 
 pytest.importorskip("apache_beam")
 
@@ -31,9 +31,7 @@ def photos(tmp_path_factory):
 def expected(photos):
     """The data set as this machine's own processes make it."""
     out = photos.parent / "local"
-    conversion.convert(
-        convert_settings.Config(source=str(photos), out=str(out), workers=1)
-    )
+    conversions.convert(photos, out)
     return files.folder_digest(out)
 
 

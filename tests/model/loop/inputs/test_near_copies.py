@@ -10,10 +10,9 @@ import pytest
 from model.loop.inputs import near_copies
 from model.runs import finished_run
 from model.training import settings, train_run
-from pipeline.convert import conversion, convert_settings
 from pipeline.records.manifest_row import Code
 from pipeline.system.errors import DataError
-from tests.support import drawn_photos
+from tests.support import conversions, drawn_photos
 
 NUM_SCENES, NUM_COPIED = 36, 6
 
@@ -48,10 +47,7 @@ def write_scenes(folder):
 
 
 def convert(folder, **options):
-    config = convert_settings.Config(
-        source=str(folder / "photos"), out=str(folder / "out"), workers=1, **options
-    )
-    return conversion.convert(config)
+    return conversions.convert(folder / "photos", folder / "out", **options)
 
 
 def test_copies_that_hashes_miss_are_listed_and_left_out(
