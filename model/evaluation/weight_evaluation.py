@@ -82,7 +82,7 @@ def _try_usual_preprocessing(
     if not data.rows or not spec.source.startswith(("assumed", "recognised")):
         return ""
     images = image_batches.sample(data.records, data.rows, spec, _NUM_TRIED)
-    rows = image_batches.every_nth(data.rows, _NUM_TRIED)
+    rows = image_batches.evenly_spread(data.rows, _NUM_TRIED)
     labels = label_of_each[[data.records.labels[row.class_name] for row in rows]]
     step = training_loop.make_predict_step(weights.model)
 

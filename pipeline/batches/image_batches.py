@@ -3,7 +3,6 @@
 Records are read by their byte offsets, so a batch may mix photos of all record files.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -205,19 +204,20 @@ class Images:
         return {"image": image, "label": label, "row": batch["row"]}
 
 
-def every_nth(rows: Sequence[Row], most: int) -> Sequence[Row]:
-    """Return every n-th row, so that there are at most `most`."""
-    return rows[:: max(1, math.ceil(len(rows) / most))]
+def evenly_spread(rows: Sequence[Row], most: int) -> list[Row]:
+    """Return `most` rows at about equal distances, or all if there are fewer."""
+    count = min(most, len(rows))
+    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def sample(
     records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, most: int
 ) -> np.ndarray:
-    """Return the photos of every n-th row in their central view, at most `most`.
+    """Return the photos of `evenly_spread` rows in their central view.
 
     The result is uint8 [num_photos, size_px, size_px, 3], RGB, 0..255.
     """
-    images = Images(records, every_nth(rows, most), spec, batch_size=most)
+    images = Images(records, evenly_spread(rows, most), spec, batch_size=most)
     views = crop_and_resize.central_views(images.sizes, spec)
     batches = [*images.run(np.arange(len(images.rows)), views)]
     return batches[0]["image"].numpy() if batches else np.zeros(0, np.uint8)
