@@ -8,7 +8,7 @@ of training a new final layer.
 import contextlib
 import contextvars
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -59,24 +59,32 @@ class StepDropout(_Random):
     """
 
     def __init__(
-        self, rate: float, seed: int, *, spatial: bool, **options: Any
+        self,
+        rate: float,
+        seed: int,
+        *,
+        noise_shape: Sequence[int | None],
+        **options: Any,
     ) -> None:
         """Create the layer.
 
         Args:
             rate: Share that is dropped, above 0 and below 1.
             seed: Seed of all masks.
-            spatial: Whether to drop whole channels of [batch, height, width, channels].
+            noise_shape: Shape of the mask, such as (None, 1, 1, None) to drop whole
+                channels, or (None, 1, 1, 1) whole examples; None for an axis of the
+                input, and () for the whole shape.
             **options: Name and dtype of the layer.
         """
         super().__init__(seed, **options)
         self._threshold = min(255, max(1, round(256 * rate)))
-        self._spatial = spatial
+        self._noise_shape = noise_shape
 
     def _disturb(self, inputs: Any, seed: Any) -> Any:
         shape = tf.shape(inputs)
-        if self._spatial:
-            shape = tf.stack([shape[0], 1, 1, shape[3]])
+        if self._noise_shape:
+            sides = enumerate(self._noise_shape)
+            shape = tf.stack([shape[n] if size is None else size for n, size in sides])
         count = tf.reduce_prod(shape)
         words = tf.random.stateless_uniform(
             [(count + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32
@@ -106,5 +114,7 @@ def by_step(layer: Any, seed: int) -> Any:
         return StepNoise(layer.stddev, seed, **options)
     if not isinstance(layer, keras.layers.Dropout) or not layer.rate:
         return layer
-    spatial = isinstance(layer, keras.layers.SpatialDropout2D)
-    return StepDropout(layer.rate, seed, spatial=spatial, **options)
+    noise_shape = layer.noise_shape or ()
+    if isinstance(layer, keras.layers.SpatialDropout2D):
+        noise_shape = (None, 1, 1, None)
+    return StepDropout(layer.rate, seed, noise_shape=noise_shape, **options)

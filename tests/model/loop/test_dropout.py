@@ -8,8 +8,9 @@ from model.loop import dropout
 LAYERS = keras.layers
 
 
-def layer(rate=0.5, seed=1, spatial=False, name="drop", dtype="float32"):
-    return dropout.StepDropout(rate, seed, spatial=spatial, name=name, dtype=dtype)
+def layer(rate=0.5, seed=1, noise_shape=(), name="drop", dtype="float32"):
+    options = {"noise_shape": noise_shape, "name": name, "dtype": dtype}
+    return dropout.StepDropout(rate, seed, **options)
 
 
 def masked(layer, inputs, step):
@@ -61,8 +62,23 @@ class TestStepDropout:
             output = run(tf.constant(step, tf.int64))
             np.testing.assert_array_equal(output, masked(drop, inputs, step))
 
+    @pytest.mark.parametrize("kind", ["Dropout", "SpatialDropout2D"])
+    def test_a_mask_of_keras_keeps_its_shape(self, kind):
+        """EfficientNet drops whole branches of single photos."""
+        if kind == "Dropout":
+            layer = LAYERS.Dropout(0.5, noise_shape=(None, 1, 1, 1), name="a")
+        else:
+            layer = LAYERS.SpatialDropout2D(0.5, name="a")
+        ones = np.ones((200, 3, 2, 5), np.float32)
+        output = masked(dropout.by_step(layer, 1), ones, 1)
+        shape = (200, 1, 1, 1 if kind == "Dropout" else 5)
+        assert (output == output[:, :1, :1, : shape[3]]).all()
+        assert 0.4 < np.mean(output == 0) < 0.6
+
     def test_spatial_drops_whole_channels(self):
-        output = masked(layer(spatial=True), np.ones((6, 5, 4, 40), np.float32), 1)
+        output = masked(
+            layer(noise_shape=(None, 1, 1, None)), np.ones((6, 5, 4, 40), np.float32), 1
+        )
         assert (output == output[:, :1, :1]).all()
         assert 0.3 < np.mean(output == 0) < 0.7
         assert (output[0] != output[1]).any()
