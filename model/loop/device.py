@@ -1,15 +1,33 @@
 """Choose what a training computes with: devices, numeric precision, processes."""
 
+import contextlib
 import dataclasses
+import json
+import time
+import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from model.loop import distributed
+from model.loop import distributed, traced_function
+from model.networks import architecture, batch_norm_folding
+from pipeline.batches.input_spec import InputSpec
+from pipeline.system import command_line, file_system
+from pipeline.system.errors import DataError
 
 # Linux lists the processor's name and instructions there.
 CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+# File in the cache folder: {network and processor: its fastest precision}.
+TABLE_NAME = "fastest_precision.json"
+# Networks that are known to be faster in bfloat16 wherever a processor has it.
+_FASTER_IN_BFLOAT16 = ("alexnet", "alexnet_owt")
+# float32 is exacter, and is taken unless it needs this many times the seconds.
+_LEAST_GAIN = 1.1
+_TIMED_PHOTOS, _TIMED_ROUNDS = 16, 3
+_measured: dict[str, str] = {}  # the table, should its file not be writable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +88,7 @@ def choose_precision(requested: str) -> str:
 
     For "auto" it is bfloat16 where the processor has instructions for it (AlexNet ran
     1.7 times as fast) or the GPU has compute capability 8 or later; float16 on GPUs of
-    capability 7; else float32.
+    capability 7; else float32. `choose_for_network` then looks at the network.
     """
     if requested != "auto":
         return requested
@@ -80,6 +98,85 @@ def choose_precision(requested: str) -> str:
         return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
     flags = set(_cpu_entry("flags").split())
     return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def choose_for_network(
+    setup: ComputeSetup,
+    requested: str,
+    network: architecture.Network,
+    spec: InputSpec,
+    last: str,
+) -> ComputeSetup:
+    """Return a setup in the precision that suits a network, in all processes the same.
+
+    Not every network gains by a processor's instructions for bfloat16: EfficientNet's
+    convolutions of single channels do not use them. "auto" therefore times a network on
+    such a processor once, up to the layer `last`, and keeps the answer in the user's
+    cache folder.
+    """
+    if requested != "auto":
+        return setup
+    precision = setup.precision
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    if on_cpu and precision != "float32" and network.name not in _FASTER_IN_BFLOAT16:
+        precision = _fastest_on_cpu(network, spec, last)
+    number = setup.process_group.of_chief(PRECISIONS.index(precision))
+    return dataclasses.replace(setup, precision=PRECISIONS[number])
+
+
+def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -> str:
+    """Return "float32" or "bfloat16", from the table or by measuring."""
+    shapes = zlib.crc32(repr(network.variable_shapes(spec)).encode())
+    key = (
+        f"{network.name} {shapes:08x} to {last}, {spec.size_px} px; "
+        f"{_cpu_entry('model name')}; TensorFlow {tf.__version__}"
+    )
+    path = file_system.cache_folder() / TABLE_NAME
+    table = _read_table(path) | _measured
+    if table.get(key) not in ("float32", "bfloat16"):
+        exact, narrow = _seconds_in_each(network, spec, last)
+        _measured[key] = "bfloat16" if exact > _LEAST_GAIN * narrow else "float32"
+        command_line.log(
+            f"precision: {network.name} computes {_TIMED_PHOTOS / exact:,.0f} photos/s "
+            f"in float32 and {_TIMED_PHOTOS / narrow:,.0f} in bfloat16 on this "
+            f"processor; {_measured[key]} is kept in {path}. --precision overrides it"
+        )
+        with contextlib.suppress(OSError, DataError):
+            file_system.make_inside(path.parent.parent, path.parent.name)
+            with file_system.replacing(path) as partial:
+                partial.write_text(json.dumps(table | _measured, indent=2) + "\n")
+    return (table | _measured)[key]
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """Return a table of precisions; {} for a file that is missing or damaged."""
+    try:
+        text = file_system.regular(path, file_system.MAX_TEXT_BYTES).read_text("utf-8")
+        return dict(json.loads(text))
+    except (OSError, DataError, ValueError, TypeError):
+        return {}
+
+
+def _seconds_in_each(
+    network: architecture.Network, spec: InputSpec, last: str
+) -> tuple[float, float]:
+    """Return the shortest seconds of a forward pass in float32 and in bfloat16."""
+    shape = (_TIMED_PHOTOS, spec.size_px, spec.size_px, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    seconds: list[list[float]] = [[], []]
+    steps = [
+        traced_function.for_any_batch(
+            batch_norm_folding.folded(network.build(spec, last=last, dtype=dtype))
+        )
+        for dtype in ("float32", "mixed_bfloat16")
+    ]
+    for _ in range(1 + _TIMED_ROUNDS):
+        for step, durations in zip(steps, seconds, strict=True):
+            start_s = time.perf_counter()
+            step(images).numpy()
+            durations.append(time.perf_counter() - start_s)
+    exact, narrow = (min(durations[1:]) for durations in seconds)  # without tracing
+    return exact, narrow
 
 
 def _cpu_entry(name: str) -> str:

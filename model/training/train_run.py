@@ -121,6 +121,9 @@ def prepare(
     setup = device.set_up(config.precision, run_folder.cache_dir(directory))
     start = starting_point.choose(config, records)
     starts = {"": (directory, start)}
+    setup = device.choose_for_network(
+        setup, config.precision, start.network, start.spec, start.features[-1]
+    )
     if config.compare == "scratch":
         starts = {
             "pretrained": (directory, start),

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pytest
 import tensorflow as tf
 
 from model.loop import device
+from model.networks import registry
+from pipeline.system import file_system
 from tests.support import files
 
 without_gpu = pytest.mark.skipif(
@@ -97,3 +100,61 @@ def test_commands_share_a_gpu_and_compute_in_full_float32():
         "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])\n"
     )
     assert done.stdout.split() == ["False", "true"], done.stderr
+
+
+@pytest.fixture
+def bfloat16_processor(tmp_path, monkeypatch):
+    """A processor with bfloat16, a cache folder of its own, and nothing measured."""
+    path = tmp_path / "cpuinfo"
+    path.write_text("model name\t: Fast 9000\nflags\t\t: avx512_bf16\n")
+    monkeypatch.setattr(device, "CPU_INFO", path)
+    monkeypatch.setattr(device, "_measured", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def choose(name="cifar10_quick", requested="auto"):
+    network = registry.by_name(name)
+    precision = device.choose_precision(requested)
+    setup = device.ComputeSetup(precision=precision, cache_dir=Path())
+    last = network.features[-1]
+    spec = network.input_spec
+    return device.choose_for_network(setup, requested, network, spec, last).precision
+
+
+@without_gpu
+@pytest.mark.usefixtures("bfloat16_processor")
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((1.0, 0.8), "bfloat16"), ((1.0, 0.95), "float32"), ((1.0, 1.4), "float32")],
+)
+def test_a_network_is_timed_once_and_the_answer_kept(seconds, expected, monkeypatch):
+    monkeypatch.setattr(device, "_seconds_in_each", lambda *_: seconds)
+    assert choose() == expected
+    monkeypatch.setattr(device, "_measured", {})  # another process
+    monkeypatch.setattr(device, "_seconds_in_each", None)
+    assert choose() == expected
+    assert choose("alexnet_owt") == "bfloat16"  # known
+    for requested in device.PRECISIONS[1:]:
+        assert choose(requested=requested) == requested
+
+
+@without_gpu
+@pytest.mark.usefixtures("bfloat16_processor")
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[1]", b"\xff", b'{"other": 1}', "a folder", "no folder"]
+)
+def test_a_table_that_cannot_be_used_is_measured_again(damage, monkeypatch, capsys):
+    path = file_system.cache_folder() / device.TABLE_NAME
+    if damage == "no folder":  # and none can be made
+        path.parent.parent.write_text("a file")
+    elif damage == "a folder":
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(damage)
+    assert choose() in ("float32", "bfloat16")
+    assert "cifar10_quick computes" in capsys.readouterr().err
+    monkeypatch.setattr(device, "_seconds_in_each", None)
+    choose()  # the same process does not measure again
+    if isinstance(damage, bytes):
+        assert len(json.loads(path.read_text())) == 1 + (b"other" in damage)
