@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import distributed, traced_function
-from model.networks import architecture, batch_norm_folding
+from model.networks import architecture
+from model.networks.inference import batch_norm_folding, onnx_runtime
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import command_line, file_system
-from pipeline.system.errors import DataError
+from pipeline.system.errors import DataError, UsageError
 
 # Linux lists the processor's name and instructions there.
 CPU_INFO = Path("/proc/cpuinfo")
@@ -36,6 +37,7 @@ class ComputeSetup:
 
     Attributes:
         precision: "float32", "bfloat16" or "float16".
+        engine: "tensorflow", or "onnxruntime" for the networks that suit it.
         cache_dir: Folder of all feature caches.
         device_name: Names of the GPUs, or of the processor.
     """
@@ -43,6 +45,7 @@ class ComputeSetup:
     precision: str
     cache_dir: Path
     device_name: str = ""
+    engine: str = "tensorflow"
     process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS
 
     @property
@@ -103,25 +106,47 @@ def choose_precision(requested: str) -> str:
 def choose_for_network(
     setup: ComputeSetup,
     requested: str,
+    engine: str,
     network: architecture.Network,
     spec: InputSpec,
     last: str,
 ) -> ComputeSetup:
-    """Return a setup in the precision that suits a network, in all processes the same.
+    """Return the setup that suits a network, in all processes the same.
 
     Not every network gains by a processor's instructions for bfloat16: EfficientNet's
     convolutions of single channels do not use them. "auto" therefore times a network on
     such a processor once, up to the layer `last`, and keeps the answer in the user's
-    cache folder.
+    cache folder. The engine "auto" is ONNX Runtime on a processor, where it is
+    installed.
+
+    Args:
+        setup: result of `set_up`.
+        requested: one of PRECISIONS.
+        engine: one of onnx_runtime.ENGINES.
+        network: network whose lower layers may be frozen.
+        spec: size of its input.
+        last: layer that the head sits on.
+
+    Raises:
+        UsageError: the engine is not installed.
     """
-    if requested != "auto":
-        return setup
     precision = setup.precision
     on_cpu = not tf.config.list_physical_devices("GPU")
-    if on_cpu and precision != "float32" and network.name not in _FASTER_IN_BFLOAT16:
+    is_open = requested == "auto" and on_cpu and precision != "float32"
+    if is_open and network.name not in _FASTER_IN_BFLOAT16:
         precision = _fastest_on_cpu(network, spec, last)
-    number = setup.process_group.of_chief(PRECISIONS.index(precision))
-    return dataclasses.replace(setup, precision=PRECISIONS[number])
+    if engine == "auto":
+        engine = ("tensorflow", "onnxruntime")[on_cpu and onnx_runtime.is_installed()]
+    of_chief = setup.process_group.of_chief
+    precision = PRECISIONS[of_chief(PRECISIONS.index(precision))]
+    engine = onnx_runtime.ENGINES[of_chief(onnx_runtime.ENGINES.index(engine))]
+    if engine == "onnxruntime" and not onnx_runtime.is_installed():
+        raise UsageError(
+            "--engine=onnxruntime: the package onnxruntime is not installed, expected "
+            "as in the training's first process or run. Install it: pip install "
+            "onnxruntime"
+        )
+    return dataclasses.replace(setup, precision=precision, engine=engine)
 
 
 def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -> str:

@@ -99,7 +99,8 @@ class ProcessGroup:
     def of_chief(self, number: int) -> int:
         """Return the number that the chief calls this with, in all processes."""
         own = tf.constant(number if self.is_chief else 0)
-        return int(self._sum_over_processes([own])[0])
+        add = tf.function(self._sum_over_processes, autograph=False)
+        return int(add([own])[0])
 
     def summed_over_replicas(
         self, function: ReplicaFunction

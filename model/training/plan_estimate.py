@@ -219,7 +219,7 @@ class _StageTimer:
         images = image_batches.Images(
             self._records, rows, stage.plan.spec, batch_size=size
         )
-        run = feature_cache.as_stored(self._trunk, dtype)
+        run = feature_cache.as_stored(self._trunk, dtype, identity["engine"])
         views = crop_and_resize.central_views(images.sizes, images.spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
         batch_s, _ = self._seconds_each(

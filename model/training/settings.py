@@ -111,6 +111,12 @@ class Config:
         "Number format of layers; auto uses bfloat16 or float16 where they are fast.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    engine: str = _training(
+        "auto",
+        "Program that computes cached features; auto is ONNX Runtime where it is "
+        "installed and knows the layers of a network with batch normalisation.",
+        choices=("auto", "tensorflow", "onnxruntime"),
+    )
     seed: int = _training(
         0,
         "Seed of everything random: order, new weights, dropout, crops.",

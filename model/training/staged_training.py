@@ -142,6 +142,7 @@ class StagedTraining:
             stage.plan.spec,
             self.setup.precision,
             self._records,
+            self.setup.engine,
         )
 
     def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:

@@ -59,6 +59,7 @@ def resume(run_dir: Path) -> Path:
     directory, facts = finished_run.read_unfinished(run_dir)
     # The defaults for these may differ from what was chosen then.
     chosen = {name: facts[name] for name in ("features", "precision")}
+    chosen["engine"] = facts.get("engine", "tensorflow")
     config = settings.from_run(
         directory / run_folder.CONFIG_NAME, facts["settings"] | chosen
     )
@@ -122,7 +123,8 @@ def prepare(
     start = starting_point.choose(config, records)
     starts = {"": (directory, start)}
     setup = device.choose_for_network(
-        setup, config.precision, start.network, start.spec, start.features[-1]
+        *(setup, config.precision, config.engine),
+        *(start.network, start.spec, start.features[-1]),
     )
     if config.compare == "scratch":
         starts = {
@@ -280,6 +282,7 @@ def start_folder(
         "settings": dataclasses.asdict(config),
         "device": setup.device_name,
         "precision": setup.precision,
+        "engine": setup.engine,
         "network": start.network.name,
         "features": ",".join(start.features),
         "pooling": start.pooling,

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
-from model.networks import batch_norm_folding
+from model.networks.inference import batch_norm_folding, onnx_runtime
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.system import command_line, file_system
 
@@ -114,20 +114,20 @@ def extract(
             missing[view] = needed[sums[needed] == 0]
         if total := sum(map(len, missing.values())):
             with command_line.progress(total, "view", "features") as progress:
-                _compute(trunk, images, missing, arrays, progress.update)
+                run = as_stored(trunk, dtype, identity.get("engine", ""))
+                _compute(run, images, missing, arrays, progress.update)
     _evict(cache_dir, keep=folder)
     return Features([values for values, _ in arrays.values()], rows)
 
 
 def _compute(
-    trunk: Any,
+    run: Callable[[Any], Any],
     images: image_batches.Images,
     missing: Mapping[int, np.ndarray],
     arrays: Mapping[int, tuple[np.memmap, np.memmap]],
     on_batch: Callable[[int], object],
 ) -> None:
     """Fill the missing rows of the arrays, {view: (values, checksums)}."""
-    run = as_stored(trunk, arrays[CENTRAL][0].dtype)
     for views, needed in _passes(missing):
         filled = [arrays[view] for view in views]
         computed: list[np.ndarray] = []  # rows that are not marked yet
@@ -195,11 +195,15 @@ def stored_dtype(identity: dict[str, Any]) -> Any:
     return np.float32 if identity["precision"] == "float32" else np.float16
 
 
-def as_stored(trunk: Any, dtype: Any) -> Callable[[Any], Any]:
+def as_stored(trunk: Any, dtype: Any, engine: str = "") -> Callable[[Any], Any]:
     """Return a function images -> features of the stored type.
 
-    float16 holds every bfloat16 number of a feature's usual size exactly.
+    float16 holds every bfloat16 number of a feature's usual size exactly. `engine` is
+    a result of onnx_runtime.engine_for.
     """
+    if engine.startswith("onnxruntime"):
+        in_onnx_runtime = onnx_runtime.compute(trunk)
+        return lambda images: tf.constant(in_onnx_runtime(images.numpy()))
     compute = batch_norm_folding.folded(trunk)
 
     @traced_function.for_any_batch

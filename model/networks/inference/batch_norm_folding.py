@@ -28,10 +28,8 @@ def folded(model: Any) -> Callable[[Any], Any]:
         model: keras.Model; batch normalisation in models inside it is folded, too.
     """
     functional = getattr(model, "_functional", None) or model  # of keras.Sequential
-    norms = _foldable(functional)
+    folded_parts, removed = parts(functional)
     inner = {m.name: folded(m) for m in functional.layers if isinstance(m, keras.Model)}
-    parts = {name: _fold(*pair) for name, pair in norms.items()}
-    removed = {norm.name for _, norm in norms.values()}
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         if operation.name in removed:
@@ -40,9 +38,9 @@ def folded(model: Any) -> Callable[[Any], Any]:
             return inner[operation.name](*args)
         if getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = False
-        if operation.name not in parts:
+        if operation.name not in folded_parts:
             return operation(*args, **kwargs)
-        kernel, bias = parts[operation.name]
+        kernel, bias = folded_parts[operation.name]
         mapping = [(operation.kernel, kernel)]
         if operation.use_bias:
             mapping.append((operation.bias, bias))
@@ -52,13 +50,24 @@ def folded(model: Any) -> Callable[[Any], Any]:
             return outputs
         return tf.nn.bias_add(outputs, tf.cast(bias, outputs.dtype))
 
-    if not norms and not inner:
+    if not folded_parts and not inner:
         return functools.partial(model, training=False)
     return lambda inputs: functional._run_through_graph(
         functional._standardize_inputs(inputs),
         operation_fn=lambda operation: operation,
         call_fn=call,
     )
+
+
+def parts(model: Any) -> tuple[dict[str, tuple[Any, Any]], set[str]]:
+    """Return {name of a layer: its folded kernel and bias}, and what drops out.
+
+    That are the names of the batch normalisations. `model` is functional; models
+    inside it are not looked at.
+    """
+    norms = _foldable(model)
+    kept = {name: _fold(*pair) for name, pair in norms.items()}
+    return kept, {norm.name for _, norm in norms.values()}
 
 
 def _foldable(model: Any) -> dict[str, tuple[Any, Any]]:

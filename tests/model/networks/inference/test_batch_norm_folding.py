@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from model.networks import batch_norm_folding, registry
+from model.networks import registry
+from model.networks.inference import batch_norm_folding
 
 
 def with_statistics(model):
