@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from model.checkpoints import errors
+from model.networks.inference import onnx_runtime
 from model.runs import finished_run, run_folder
 from model.training import head_solver, train_run
+from pipeline.system.errors import UsageError
 from tests.support import processes, stopped_trainings
 
 STAGES = (
@@ -132,8 +134,8 @@ def test_a_solved_head_and_deeper_layers_after_it_resume_to_the_same_bytes(confi
         shutil.rmtree(directory)
 
 
-def test_a_resumed_head_stays_on_its_layers(config):
-    """The default position of a head may have changed since then."""
+def test_a_resumed_head_stays_on_its_layers_and_engine(config, monkeypatch):
+    """The default position of a head, or what is installed, may have changed."""
     changes = {"stages": (), "hidden": 0, "epochs": 2, "snapshot_steps": 0}
     config = dataclasses.replace(config, **changes)
     with stopped_trainings.at_batch(8):
@@ -141,7 +143,13 @@ def test_a_resumed_head_stays_on_its_layers(config):
     path = Path(config.run_dir) / "config.json"
     facts = json.loads(path.read_text())
     assert facts["features"] == "pool1,pool2"
+    assert facts["engine"] in onnx_runtime.ENGINES[1:]
     facts["settings"]["features"] = ""
+    path.write_text(json.dumps(facts | {"engine": "onnxruntime"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_runtime, "is_installed", lambda: False)
+        with pytest.raises(UsageError, match=r"--engine=onnxruntime: .* not installed"):
+            train_run.resume(Path(config.run_dir))
     path.write_text(json.dumps(facts))
     directory = train_run.resume(Path(config.run_dir))
     model = finished_run.read(str(directory)).load_model()

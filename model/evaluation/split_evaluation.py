@@ -11,13 +11,8 @@ import tensorflow as tf
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
-<<<<<<< HEAD
-from model.networks import batch_norm_folding, head
-=======
 from model.networks import head
 from model.networks.inference import batch_norm_folding
-from model.weights import pretrained_classifier
->>>>>>> c4a1294 (Cached features of networks with batch normalisation come from ONNX Runtime where it is installed; the choice is in config.json and the cache's key)
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest

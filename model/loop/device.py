@@ -137,9 +137,10 @@ def choose_for_network(
         precision = _fastest_on_cpu(network, spec, last)
     if engine == "auto":
         engine = ("tensorflow", "onnxruntime")[on_cpu and onnx_runtime.is_installed()]
-    of_chief = setup.process_group.of_chief
-    precision = PRECISIONS[of_chief(PRECISIONS.index(precision))]
-    engine = onnx_runtime.ENGINES[of_chief(onnx_runtime.ENGINES.index(engine))]
+    own = np.array([PRECISIONS.index(precision), onnx_runtime.ENGINES.index(engine)])
+    number, engine_number = setup.process_group.of_chief(own.astype(np.float32))
+    precision = PRECISIONS[int(number)]
+    engine = onnx_runtime.ENGINES[int(engine_number)]
     if engine == "onnxruntime" and not onnx_runtime.is_installed():
         raise UsageError(
             "--engine=onnxruntime: the package onnxruntime is not installed, expected "

@@ -96,12 +96,6 @@ class ProcessGroup:
         first, last = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 
-    def of_chief(self, number: int) -> int:
-        """Return the number that the chief calls this with, in all processes."""
-        own = tf.constant(number if self.is_chief else 0)
-        add = tf.function(self._sum_over_processes, autograph=False)
-        return int(add([own])[0])
-
     def summed_over_replicas(
         self, function: ReplicaFunction
     ) -> Callable[[Any, Any], Sequence[Any]]:
