@@ -63,10 +63,10 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
     weights = config.get("weights", {})
     facts = {
         "network": config.get("network", ""),
-        "head on": "square roots of " * (config.get("root") is True)
-        + head.describe(
+        "head on": head.describe(
             str(config.get("features", "")).split(","),
             str(config.get("pooling", "none")),
+            str(config.get("scaling", "none")),
         ),
         "weights": " ".join(str(weights.get(n, "")) for n in ("ckpt", "variant")),
         "device": config.get("device", ""),

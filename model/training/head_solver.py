@@ -1,10 +1,13 @@
 """Solve a linear final layer on cached features, once for each of several L2 penalties.
 
 Its cross-entropy plus an L2 penalty on its kernel has one minimum, which L-BFGS finds
-without a learning rate. Features are standardised, so that a penalty means the same for
-all of them; the scaling is folded into the layer's kernel and bias.
+without a learning rate. Features are centred and divided by one number, so that a
+penalty means the same for every network; both are folded into the layer's kernel and
+bias. To divide each feature by its own deviation was worse: of 1,127 flowers in five
+folds, 90.9 instead of 91.6 % were right on EfficientNet-Lite2's features.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,11 +21,11 @@ from model.loop import distributed, losses, metrics, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
 
-# Factors of half the kernel's square, for standardised features; the strongest first.
+# Factors of half the kernel's square, for scaled features; the strongest first.
 PENALTIES = tuple(10 ** (-n / 2) for n in range(1, 13))
 _PATIENCE = 2  # penalties without a lower validation loss that end the search
 _MAX_ITERATIONS = 500
-_LEAST_DEVIATION = 1e-7  # of a feature; one with less is constant
+_LEAST_DEVIATION = 1e-7
 USUAL_ITERATIONS = 25  # for one penalty
 CHUNK = 8192  # views of photos in one call of TensorFlow
 
@@ -53,7 +56,7 @@ class HeadSolver:
         stage: str = "",
         first_epoch: int = 0,
     ) -> None:
-        """Standardise the features; `first_epoch` is the number of earlier epochs.
+        """Scale the features; `first_epoch` is the number of earlier epochs.
 
         Raises:
             training_loop.NonFiniteLoss: A feature is infinite or NaN.
@@ -76,11 +79,11 @@ class HeadSolver:
             )
         self._num_views = len(features)
         self._mean = features.mean(0, np.float64)
-        self._deviation = features.std(0, np.float64)
-        self._deviation[self._deviation < _LEAST_DEVIATION] = 1
-        mean, scale = np.float32(self._mean), np.float32(1 / self._deviation)
+        deviation = math.sqrt(features.var(0, dtype=np.float64).mean())
+        self._scale = 1 / max(deviation, _LEAST_DEVIATION)
+        mean, scale = np.float32(self._mean), np.float32(self._scale)
         self._chunks = [((x - mean) * scale, y) for x, y in chunks]
-        # Kernel and bias for standardised features, where the next penalty starts.
+        # Kernel and bias for these features, where the next penalty starts.
         self._solution = np.zeros((len(self._mean) + 1, self._layer.units))
         self._sums = tf.function(self._sums_of_chunk, autograph=False)
 
@@ -152,8 +155,8 @@ class HeadSolver:
         return loss, *gradients, tf.reduce_sum(tf.cast(hits, tf.float64))
 
     def _assign(self) -> None:
-        """Set the layer to the solution, for features that are not standardised."""
-        kernel = self._solution[:-1] / self._deviation[:, None]
+        """Set the layer to the solution, for features that are not scaled."""
+        kernel = self._solution[:-1] * self._scale
         self._layer.kernel.assign(kernel)
         self._layer.bias.assign(self._solution[-1] - self._mean @ kernel)
 

@@ -38,7 +38,7 @@ class StagePlan:
             trunk is empty.
         dropout: Share of the final layer's input that is dropped in training, 0..1.
         seed: Seed of new kernels and of dropout.
-        root: Whether the head sees square roots of its features.
+        scaling: How the head scales its features, one of head.SCALINGS.
         pooling: Result of head.choose_pooling.
         hidden: Units of a layer before the final one; 0 for none.
         frozen: Layers above the cut that do not train.
@@ -55,7 +55,7 @@ class StagePlan:
     pooling: str = "none"
     hidden: int = 0
     frozen: frozenset[str] = frozenset()
-    root: bool = False
+    scaling: str = "none"
 
     @property
     def num_features(self) -> int:
@@ -179,15 +179,14 @@ def plan_stages(
     for stage_config in config.in_stages():
         plan = plan_stage(start, stage_config, num_classes)
         planned.append(_plan_learning(stage_config, plan, num_training))
-    # All stages have the same head.
-    root = start.root or (
-        any(stage.is_solved for stage in planned)
-        and all(map(start.network.is_non_negative, start.features))
-    )
+    scaling = start.scaling
+    if scaling == "none" and any(stage.is_solved for stage in planned):
+        is_root = all(map(start.network.is_non_negative, start.features))
+        scaling = "roots" if is_root else "length"  # of the head in all stages
     finished = []
     for stage in planned:
         dropout = 0.0 if stage.is_solved else stage.plan.dropout
-        plan = dataclasses.replace(stage.plan, root=root, dropout=dropout)
+        plan = dataclasses.replace(stage.plan, scaling=scaling, dropout=dropout)
         finished.append(dataclasses.replace(stage, plan=plan))
     return finished
 

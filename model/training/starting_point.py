@@ -27,7 +27,7 @@ class StartingPoint:
         spec: Preprocessing of the network's input.
         features: Layers that the new head sits on, from shallow to deep.
         pooling: Result of head.choose_pooling.
-        root: Whether a kept head sees square roots of its features.
+        scaling: How a kept head scales its features, one of head.SCALINGS.
         train_from: Lowest layer that is not restored; the final layer if all are.
         restored: Restored weights; None for a random start.
         weights: File that the weights come from; None for a random start.
@@ -37,7 +37,7 @@ class StartingPoint:
     spec: InputSpec
     features: tuple[str, ...]
     pooling: str
-    root: bool = False
+    scaling: str = "none"
     train_from: str
     restored: restore.RestoredWeights | None
     weights: named_weights.Weights | None
@@ -92,7 +92,7 @@ class HeadPosition:
 
     features: tuple[str, ...]
     pooling: str
-    root: bool
+    scaling: str
 
 
 def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint:
@@ -145,7 +145,7 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
         spec=spec,
         features=features,
         pooling=pooling,
-        root=bool(previous and config.keep_head and previous.root),
+        scaling=previous.scaling if previous and config.keep_head else "none",
         train_from=_lowest_new(network, features[-1], restored),
         restored=restored,
         weights=weights,
@@ -201,18 +201,19 @@ def _find_head_position(path: Path) -> HeadPosition | None:
         return None
     path = path.with_name(run_folder.CONFIG_NAME)
     try:
-        features, pooling, root = finished_run.read_json(
+        features, pooling, scaling = finished_run.read_json(
             path,
             lambda config: (
                 *(config["features"], config.get("pooling", "none")),
-                config.get("root", False),
+                config.get("scaling", "none"),
             ),
         )
     except run_folder.RunError:
         return None  # the file was moved, or the folder is not a run
-    if not isinstance(features, str) or pooling not in head.POOLINGS:
+    is_known = pooling in head.POOLINGS and scaling in head.SCALINGS
+    if not isinstance(features, str) or not is_known:
         return None
-    return HeadPosition(features=_split(features), pooling=pooling, root=root is True)
+    return HeadPosition(features=_split(features), pooling=pooling, scaling=scaling)
 
 
 def _check_position_and_classes(

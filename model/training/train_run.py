@@ -195,8 +195,9 @@ def _header(
         "input": spec.describe(),
         "preprocessing": spec.describe_pixels(),
         "head": f"{'kept' if config.keep_head else 'new'}, on "
-        + "square roots of " * networks[0].stages[0].plan.root
-        + head.describe(start.features, start.pooling),
+        + head.describe(
+            start.features, start.pooling, networks[0].stages[0].plan.scaling
+        ),
         **_stage_lines(networks[0].stages),
         "photos": ", ".join(
             f"{len(records.included(split)):,} {split}" for split in manifest.SPLITS
@@ -286,7 +287,7 @@ def start_folder(
         "network": start.network.name,
         "features": ",".join(start.features),
         "pooling": start.pooling,
-        "root": network.stages[-1].plan.root,
+        "scaling": network.stages[-1].plan.scaling,
         "epochs": network.epochs,
         "stages": [
             {

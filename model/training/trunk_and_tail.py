@@ -63,8 +63,7 @@ def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
         )
         inputs = part.input
         output = head.pool_features(part.output, plan.features, plan.pooling)
-    if plan.root:
-        output = head.root(output)
+    output = head.scale_features(output, plan.scaling)
     for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
@@ -110,8 +109,7 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
     """
     part = plan.network.build_part(plan.spec, plan.features)
     output = head.pool_features(part.output, plan.features, plan.pooling)
-    if plan.root:
-        output = head.root(output)
+    output = head.scale_features(output, plan.scaling)
     for layer in _head(plan):
         output = layer(output)
     whole = keras.Model(part.input, output, name=plan.network.name)

@@ -30,18 +30,18 @@ class Source:
 
 @pytest.fixture
 def photos():
-    """Overlapping classes; one feature large, one small, one constant."""
+    """Overlapping classes; features of different sizes, one constant."""
     random = np.random.default_rng(0)
     labels = random.integers(0, NUM_CLASSES, 60)
     features = random.normal(size=(60, 5)) + np.eye(NUM_CLASSES, 5)[labels]
-    features *= (100, 0.01, 1, 1, 0)
+    features *= (3, 0.5, 1, 1, 0)
     return Source(features + 7, labels)
 
 
-def solver(source, root=False, **loss):
+def solver(source, scaling="none", **loss):
     inputs = keras.Input(source.features.shape[1:])
     (layer,) = head.make_layers(NUM_CLASSES, dropout=0.0, seed=0)
-    model = keras.Model(inputs, layer(head.root(inputs) if root else inputs))
+    model = keras.Model(inputs, layer(head.scale_features(inputs, scaling)))
     best = training_loop.BestWeights(variables=trunk_and_tail.weights(model))
     return head_solver.HeadSolver(model, losses.Loss(**loss), source, best=best)
 
@@ -60,17 +60,15 @@ def solve(training, most=99):
     ids=str,
 )
 def test_the_solution_has_no_slope(photos, loss, monkeypatch):
-    """The gradient of mean loss and penalty is zero, for standardised features."""
+    """The gradient of mean loss and penalty is zero, for features of variance 1."""
     monkeypatch.setattr(head_solver, "CHUNK", 7)
     training = solver(photos, **loss)
     (result,) = solve(training, most=1)
     assert (result.epoch, result.learning_rate) == (1, None)
     assert result.l2 == head_solver.PENALTIES[0]
     kernel, bias = (v.numpy() for v in training.model.get_layer("logits").weights)
-    deviation = photos.features.std(0)
-    standard = (photos.features - photos.features.mean(0)) / np.where(
-        deviation > 0, deviation, 1
-    )
+    deviation = np.sqrt(photos.features.var(0).mean())
+    scaled = (photos.features - photos.features.mean(0)) / deviation
     logits = photos.features.astype(np.float64) @ kernel + bias
     shares = np.exp(logits - logits.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
@@ -79,7 +77,7 @@ def test_the_solution_has_no_slope(photos, loss, monkeypatch):
     targets += smoothing / NUM_CLASSES
     weights = np.array(loss.get("class_weights", (1, 1, 1)))[photos.labels]
     of_logits = weights[:, None] * (shares - targets) / len(targets)
-    slope = standard.T @ of_logits + result.l2 * kernel * deviation[:, None]
+    slope = scaled.T @ of_logits + result.l2 * kernel * deviation
     np.testing.assert_allclose(slope, 0, atol=1e-4)
     np.testing.assert_allclose(of_logits.sum(0), 0, atol=1e-4)
     losses_of_photos = -(targets * np.log(shares)).sum(1) * weights
@@ -125,7 +123,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(photos):
 
 def test_roots_of_zeros_have_finite_gradients(photos):
     photos.features = np.maximum(photos.features - 8, 0)
-    training = solver(photos, root=True)
+    training = solver(photos, scaling="roots")
     assert all(np.isfinite(result.loss) for result in solve(training))
     inputs = keras.Variable(np.zeros((2, 5), np.float32))
     with tf.GradientTape() as tape:

@@ -150,7 +150,8 @@ def test_a_head_is_solved_unless_settings_ask_for_steps(changes, optimizer, flag
     assert stage.config.learning.optimizer == optimizer
     assert list(stage.step_flags) == flags
     is_solved = optimizer == "lbfgs"
-    assert stage.is_solved == stage.plan.root == is_solved
+    assert stage.is_solved == is_solved
+    assert stage.plan.scaling == ("roots" if is_solved else "none")
     assert (stage.plan.dropout == 0) == (is_solved or config.dropout == 0)
     if is_solved:
         assert (stage.config.num_views, plan(config, 400)[0].config.num_views) == (1, 2)
