@@ -86,6 +86,8 @@ def train_step(
             logits = model(inputs, training=True)
             loss = tf.reduce_sum(setup.loss.per_example(logits, labels))
         gradients = tape.gradient(loss, [v.value for v in update.variables])
+        # Those of tables are sparse.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return [*gradients, *_count(logits, labels), loss]
 
     with group.averaging(setup.statistics, labels):

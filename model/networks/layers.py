@@ -35,6 +35,74 @@ _KEEPING_SIGN = (
 _GROUP = re.compile(r"(.+)_group(\d+)")
 
 
+# As PyTorch's vision models normalise tokens and channels.
+layer_norm = functools.partial(keras.layers.LayerNormalization, epsilon=1e-6)
+
+
+def conv_norm(
+    x: Any,
+    filters: int | None,
+    size: int,
+    stride: int = 1,
+    *,
+    name: str,
+    like_torch: bool = True,
+) -> Any:
+    """Convolve and normalise by batch.
+
+    Args:
+        x: Keras tensor [batch, height, width, channels].
+        filters: number of filters; None to convolve each channel by itself.
+        size: height and width of the kernel, in pixels.
+        stride: pixels between the places of the kernel.
+        name: beginning of the names of all layers.
+        like_torch: whether the numbers are PyTorch's: size // 2 zeros at each edge and
+            an epsilon of 1e-5; else TensorFlow's: where the stride is 2, at most as
+            many zeros before as after, and 1e-3.
+    """
+    padding = "same"
+    if like_torch and stride > 1 and size > 1:
+        padding = "valid"
+        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+    options = {"padding": padding, "use_bias": False, "name": f"{name}_conv"}
+    if filters is None:
+        x = keras.layers.DepthwiseConv2D(size, stride, **options)(x)
+    else:
+        x = keras.layers.Conv2D(filters, size, stride, **options)(x)
+    momentum, epsilon = (0.9, 1e-5) if like_torch else (0.99, 1e-3)
+    return keras.layers.BatchNormalization(
+        momentum=momentum, epsilon=epsilon, name=f"{name}_bn"
+    )(x)
+
+
+def look_up(x: Any, num_rows: int, *, name: str, initializer: Any = "zeros") -> Any:
+    """Return a table of weights, the same for each image: an Embedding's rows in order.
+
+    Args:
+        x: Keras tensor [batch, tokens, channels], or [batch, height, width, channels].
+        num_rows: number of the table's rows; 1 for a feature map.
+        name: name of the layer that holds the table.
+        initializer: Keras initializer of the table.
+
+    Returns:
+        Keras tensor [batch, num_rows, channels], or [batch, 1, 1, channels].
+    """
+    places = x[:, :num_rows, 0] if len(x.shape) == 3 else x[:, :1, :1, 0]
+    numbers = keras.ops.zeros_like(places, dtype="int32")
+    if num_rows > 1:
+        numbers = numbers + np.arange(num_rows, dtype=np.int32)
+    return keras.layers.Embedding(num_rows, x.shape[-1], initializer, name=name)(
+        numbers
+    )
+
+
+def layer_scale(x: Any, *, initial: float, name: str) -> Any:
+    """Multiply each channel by a weight of its own (Touvron et al. 2021, CaiT)."""
+    initializer = keras.initializers.Constant(initial)
+    factors = look_up(x, 1, name=name, initializer=initializer)
+    return keras.layers.Multiply(name=f"{name}d")([x, factors])
+
+
 def grouped_conv(x: Any, filters: int, size: int, *, groups: int, name: str) -> Any:
     """Convolve in groups: each sees its part of the input and has its own filters.
 

@@ -5,8 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from model.checkpoints import errors
-from model.networks import alexnet, applications, caffenet, cifar, efficientnet, vgg16
+from model.networks import alexnet, applications, caffenet, cifar, vgg16
 from model.networks.architecture import Network
+from model.networks.pytorch_models import (
+    convnext,
+    dinov2,
+    inverted_residuals,
+    resnet,
+)
 from pipeline.batches.input_spec import InputSpec
 
 _ALEXNET_FEATURES = ("pool5", "fc6", "fc7")
@@ -57,12 +63,32 @@ NETWORKS = {
             for connect in (cifar.cifar_cnn, cifar.cifar_cnn_avg)
         ),
         *(
-            _network(connect, efficientnet.lite_input(size_px), ("pool",))
+            _network(connect, inverted_residuals.lite_input(size_px), ("pool",))
             for connect, size_px in (
-                (efficientnet.efficientnet_lite0, 224),
-                (efficientnet.efficientnet_lite1, 240),
-                (efficientnet.efficientnet_lite2, 260),
+                (inverted_residuals.efficientnet_lite0, 224),
+                (inverted_residuals.efficientnet_lite1, 240),
+                (inverted_residuals.efficientnet_lite2, 260),
             )
+        ),
+        *(
+            _network(connect, alexnet.ALEXNET_OWT_INPUT, ("pool",))
+            for connect in (
+                *(resnet.resnet18, resnet.resnet34, resnet.resnet50_torch),
+                inverted_residuals.mobilenet_v2_torch,
+                inverted_residuals.efficientnet_b0_torch,
+            )
+        ),
+        _network(
+            convnext.convnext_tiny_torch, convnext.CONVNEXT_INPUT, ("pool", "pool_norm")
+        ),
+        *(
+            _network(
+                connect,
+                alexnet.ALEXNET_OWT_INPUT,
+                ("class_features",),
+                is_classifier=False,
+            )
+            for connect in (dinov2.dinov2_small, dinov2.dinov2_base)
         ),
         *applications.networks(),
     )

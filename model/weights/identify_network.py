@@ -8,7 +8,8 @@ A name and a shape prove little, because other networks also have a features.0.w
    ones. The exception are networks of keras.applications that Graft knows, because only
    Graft knows their preprocessing.
 3. Otherwise the network wins of which the file has most kernels, by name and shape, and
-   then most tensors. If several are equal, the user has to choose with --arch.
+   then most tensors, and then lacks fewest. If several are equal, the user has to
+   choose with --arch.
 4. A file that also has layers unknown to this network belongs to another one. It is
    refused, unless the user passes --arch.
 """
@@ -24,6 +25,7 @@ from model.checkpoints.tensorflow import ckpt
 from model.networks import applications, registry
 from model.networks.architecture import Network
 from model.networks.keras_models import from_keras_config
+from model.networks.pytorch_models import file_names
 from model.weights import layer_naming, naming_conventions, usual_preprocessing
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
@@ -37,6 +39,7 @@ class NetworkMatch:
         checkpoint: content of the file, with Keras' variants of tensors unified.
         num_kernels: number of kernels with the right name and shape.
         num_tensors: number of tensors with the right name, whatever their shape.
+        num_missing: number of the network's variables that the file lacks.
     """
 
     checkpoint: Checkpoint
@@ -44,11 +47,12 @@ class NetworkMatch:
     naming: LayerNaming
     num_kernels: int
     num_tensors: int
+    num_missing: int
 
     @property
-    def score(self) -> tuple[int, int]:
-        """Number of kernels, then of tensors: the higher, the better the match."""
-        return self.num_kernels, self.num_tensors
+    def score(self) -> tuple[int, int, int]:
+        """Kernels, then tensors, then few missing: the higher, the better the match."""
+        return self.num_kernels, self.num_tensors, -self.num_missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +102,7 @@ def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
     matches = [
         _count_matches(checkpoint, naming, networks[naming.network])
         for naming in namings
-        if naming.is_possible_in(checkpoint)
+        if naming.is_possible_in(checkpoint) and naming.finds_any(checkpoint)
     ]
     matches = [match for match in matches if match.num_tensors]
     matches.sort(key=lambda match: match.score, reverse=True)
@@ -131,22 +135,22 @@ def _known_namings(
     """Return the namings to try for a file that does not name its network."""
     namings = list(naming_conventions.NAMINGS)
     for network in networks:
-        if not network.landmark:
+        if network.landmark:
+            if arch == network.name or _has_landmark(checkpoint, network):
+                namings.append(naming_conventions.of_application(network, checkpoint))
+        elif network.name not in file_names.NETWORKS:
             spec, bgr = usual_preprocessing.by_layer_names(network)
             naming, _ = naming_conventions.by_layer_name(network, spec)
             namings.append(dataclasses.replace(naming, bgr=bgr))
-        elif arch == network.name or _has_landmark(checkpoint, network):
-            namings.append(naming_conventions.of_application(network, checkpoint))
-    if scope := _common_scope(checkpoint):
-        namings += [
-            dataclasses.replace(
-                naming,
-                source=f"{naming.source}, in {scope}",
-                layers={name: scope + other for name, other in naming.layers.items()},
-            )
-            for naming in namings
-        ]
-    return namings
+    return namings + [
+        dataclasses.replace(
+            naming,
+            source=f"{naming.source}, in {scope}",
+            layers={name: scope + other for name, other in naming.layers.items()},
+        )
+        for scope in _common_scopes(checkpoint)
+        for naming in namings
+    ]
 
 
 def _has_landmark(checkpoint: Checkpoint, network: Network) -> bool:
@@ -178,12 +182,12 @@ def _in_order(checkpoint: Checkpoint, arch: str) -> tuple[list[LayerNaming], str
     return namings, why_not
 
 
-def _common_scope(checkpoint: Checkpoint) -> str:
-    """Return the scope of all kernels, such as "AlexNet/"; "" if they share none."""
+def _common_scopes(checkpoint: Checkpoint) -> list[str]:
+    """Return the scopes of all kernels, from outside in: ["model.", "model.net."]."""
     names = [name for name, array in checkpoint.tensors.items() if array.ndim > 1]
-    matches = {re.match(r"[^/.]+[/.]", name) for name in names}
-    scopes = {match[0] if match else "" for match in matches}
-    return scopes.pop() if len(scopes) == 1 else ""
+    first = min(names, default="")
+    scopes = [first[: match.end()] for match in re.finditer(r"[/.]", first)]
+    return [s for s in scopes if all(name.startswith(s) for name in names)]
 
 
 def _count_matches(
@@ -197,9 +201,12 @@ def _count_matches(
             tensor = checkpoint.tensors.get(naming.tensor_name(layer, variable))
             if tensor is not None:
                 num_tensors += 1
-                fits = tensor.shape in naming.shapes_in_file(shape)
+                fits = naming.fits(layer, variable, tensor.shape, shape)
                 num_kernels += fits and len(shape) > 1
-    return NetworkMatch(checkpoint, network, naming, num_kernels, num_tensors)
+    num_missing = sum(map(len, shapes.values())) - num_tensors
+    return NetworkMatch(
+        checkpoint, network, naming, num_kernels, num_tensors, num_missing
+    )
 
 
 def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:

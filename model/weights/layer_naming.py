@@ -7,6 +7,7 @@ dense layer is flattened as [height, width, channels]; images are RGB.
 
 import collections
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from model.checkpoints.checkpoint import Checkpoint
 from model.networks import layers
+from model.networks.pytorch_models import dinov2
 from pipeline.batches.input_spec import InputSpec
 
 Layout = Literal["tensorflow", "caffe"]
@@ -83,8 +85,12 @@ class LayerNaming:
         pattern = self.variables.get(variable, other)
         return pattern.format(self.layers[layer]) if layer in self.layers else ""
 
-    def shapes_in_file(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    def shapes_in_file(
+        self, shape: tuple[int, ...], variable: str = ""
+    ) -> list[tuple[int, ...]]:
         """Return the shapes that a variable of Graft's `shape` may have in the file."""
+        if variable.endswith("embeddings"):
+            return [(1, *shape)]
         if self.dense_as_conv and len(shape) == 2:
             side = _WINDOW_SIDES.get(shape[0], 1)
             return [(side, side, shape[0] // side**2, shape[1])]
@@ -101,10 +107,34 @@ class LayerNaming:
             shapes.append((channels, filters, height, width))
         return shapes
 
+    def fits(
+        self, layer: str, variable: str, found: tuple[int, ...], shape: tuple[int, ...]
+    ) -> bool:
+        """Return whether a tensor of the shape `found` can be the variable of a layer.
+
+        The rows of a table may be a tensor of any shape, and position embeddings those
+        of another number of patches.
+        """
+        if variable != "embeddings":
+            return found in self.shapes_in_file(shape)
+        num_rows, excess = divmod(math.prod(found), shape[1])
+        if layer == dinov2.POSITIONS and num_rows > 1:
+            return not excess and math.isqrt(num_rows - 1) ** 2 == num_rows - 1
+        return not excess and num_rows == shape[0]
+
     def to_graft(
-        self, layer: str, tensor: np.ndarray, shape: tuple[int, ...]
+        self,
+        layer: str,
+        variable: str,
+        tensor: np.ndarray,
+        shape: tuple[int, ...],
     ) -> np.ndarray:
-        """Bring a tensor with one of `shapes_in_file` to Graft's layout and `shape`."""
+        """Bring a tensor that `fits` to Graft's layout and `shape`.
+
+        Position embeddings keep their number.
+        """
+        if variable == "embeddings":
+            return tensor.reshape(-1, shape[1])
         if self.layout == "tensorflow" or tensor.ndim < 2:
             return tensor.reshape(shape)
         if tensor.ndim == 2:
@@ -125,6 +155,14 @@ class LayerNaming:
         first, second = map(listed.index, self.layer_order)
         return first < second
 
+    def finds_any(self, checkpoint: Checkpoint) -> bool:
+        """Return whether a file has any tensor of the layers, whatever its shape."""
+        return any(
+            self.tensor_name(layer, variable) in checkpoint.tensors
+            for layer in self.layers
+            for variable in self.variables
+        )
+
     def unexplained_layers(
         self, checkpoint: Checkpoint, shapes: Mapping[str, Mapping[str, Any]]
     ) -> list[str]:
@@ -144,14 +182,16 @@ class LayerNaming:
         dimensions: dict[str, list[int]] = collections.defaultdict(list)
         for name in sorted(checkpoint.tensors.keys() - names):
             layer, separator, _ = name.rpartition("/" if "/" in name else ".")
-            if not separator:
-                layer = name.rpartition("_")[0]
+            if not separator and name[-2:-1] == "_":  # conv1_1_W
+                layer = name[:-2]
             # A tensor below another one is a copy, such as a moving average.
             if layer not in names and not name.startswith(self.ignored_prefixes):
                 dimensions[layer or name].append(checkpoint.tensors[name].ndim)
         unexplained = []
         for layer, ndims in dimensions.items():
-            if max(ndims) > 2:
+            if max(ndims) == 3:
+                unexplained.append(f"{layer} (a table)")
+            elif max(ndims) > 3:
                 unexplained.append(f"{layer} (a convolution)")
             elif ndims.count(1) > 1 and 2 not in ndims:
                 unexplained.append(f"{layer} (a normalisation)")

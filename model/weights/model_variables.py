@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from model.networks import layers
+from model.networks.pytorch_models import dinov2
 
 
 def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Assign {layer: {variable: array}} to a model's layers, if it has them.
 
-    Each group of a grouped convolution gets its part.
+    Each group of a grouped convolution gets its part, and position embeddings are
+    resized to the model's number of patches.
     """
     for layer in model.layers:
         variables = layers.weights(layer)
@@ -26,6 +28,8 @@ def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
             if group and layer.name not in values:
                 size = variable.shape[-1]
                 array = array[..., group[1] * size : (group[1] + 1) * size]
+            if layer.name == dinov2.POSITIONS:
+                array = dinov2.resize_positions(array, variable.shape[0])
             variable.assign(array)
 
 

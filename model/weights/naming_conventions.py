@@ -12,6 +12,7 @@ from model.checkpoints.checkpoint import Checkpoint
 from model.networks import alexnet, applications, vgg16
 from model.networks.architecture import Network
 from model.networks.keras_models.config_graph import RENAMED
+from model.networks.pytorch_models import file_names
 from model.weights import weight_file
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
@@ -36,6 +37,7 @@ _PYTORCH = {
     "beta": "{}.bias",
     "moving_mean": "{}.running_mean",
     "moving_variance": "{}.running_var",
+    "embeddings": "{}",  # a parameter without a module of its own
 }
 _CAFFE = {"kernel": "{}/0", "bias": "{}/1"}
 _TENSORFLOW = {
@@ -93,18 +95,8 @@ def _caffe_tensorflow(
     )
 
 
-def _efficientnet(num_blocks: int) -> dict[str, str]:
-    """Return {layer: its name in efficientnet-lite-pytorch}."""
-    names = {"stem_conv": "_conv_stem", "stem_bn": "_bn0"}
-    for number in range(num_blocks):
-        parts = ("expand", "depthwise", "project")
-        for part, norm in zip(parts, ("_bn0", "_bn1", "_bn2"), strict=True):
-            ours, theirs = f"block_{number}_{part}", f"_blocks.{number}."
-            names[f"{ours}_conv"] = f"{theirs}_{part}_conv"
-            names[f"{ours}_bn"] = theirs + norm
-    return {**names, "head_conv": "_conv_head", "head_bn": "_bn1", "fc": "_fc"}
-
-
+# Inputs that differ from torchvision's.
+_TIMM_INPUTS = {("timm", "convnext_tiny_torch"): alexnet.ALEXNET_OWT_INPUT}
 NAMINGS = (
     # Usual in 2018: local1 is fc6, and so on.
     LayerNaming(
@@ -185,12 +177,8 @@ NAMINGS = (
         _named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
     ),
     *(
-        _pytorch("efficientnet-lite-pytorch", network, _efficientnet(num_blocks))
-        for network, num_blocks in (
-            ("efficientnet_lite0", 16),
-            ("efficientnet_lite1", 21),
-            ("efficientnet_lite2", 21),
-        )
+        _pytorch(tool, network, names, spec=_TIMM_INPUTS.get((tool, network)))
+        for (tool, network), names in file_names.NAMES.items()
     ),
 )
 

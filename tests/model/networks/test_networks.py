@@ -37,6 +37,15 @@ PARAMETERS = {
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50_torch": 25_557_032,
+    "mobilenet_v2_torch": 3_504_872,
+    "efficientnet_b0_torch": 5_288_548,
+    "convnext_tiny_torch": 28_589_128,
+    # Without a mask token, and with the position embeddings of 224 instead of 518 px.
+    "dinov2_small": 22_056_576 - 384 - (37**2 - 16**2) * 384,
+    "dinov2_base": 86_580_480 - 768 - (37**2 - 16**2) * 768,
 }
 
 

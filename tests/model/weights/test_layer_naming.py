@@ -11,7 +11,7 @@ def test_a_depthwise_kernel_keeps_its_channels():
     """[channels, 1, height, width] -> [height, width, channels, 1]."""
     theirs = np.arange(6 * 4 * 5).reshape(6, 1, 4, 5)
     assert theirs.shape in TORCH.shapes_in_file((4, 5, 6, 1))
-    ours = TORCH.to_graft("conv1", theirs, (4, 5, 6, 1))
+    ours = TORCH.to_graft("conv1", "kernel", theirs, (4, 5, 6, 1))
     assert all(
         ours[y, x, c, 0] == theirs[c, 0, y, x] for c, y, x in np.ndindex(6, 4, 5)
     )
@@ -19,7 +19,7 @@ def test_a_depthwise_kernel_keeps_its_channels():
 
 def test_a_convolution_of_one_filter_is_not_taken_for_a_depthwise_one():
     theirs = np.arange(6 * 4 * 5).reshape(1, 6, 4, 5)
-    ours = TORCH.to_graft("conv1", theirs, (4, 5, 6, 1))
+    ours = TORCH.to_graft("conv1", "kernel", theirs, (4, 5, 6, 1))
     assert ours[3, 2, 5, 0] == theirs[0, 5, 3, 2]
 
 

@@ -400,7 +400,7 @@ class TestPaths:
         [
             (
                 "resnet5",
-                r"Did you mean resnet50 or resnet50v2\? It may also be the path",
+                r"Did you mean resnet50 or resnet50v2 or resnet34\? It may also",
             ),
             ("AlexNet_conv", r"Did you mean alexnet_conv"),
             ("None", r"Did you mean none\?"),

@@ -54,7 +54,8 @@ def drawn():
 
 def test_every_naming_is_in_the_table():
     namings = [(n.source, n.network) for n in naming_conventions.NAMINGS]
-    assert sorted(namings) == sorted(foreign_weights.FORMS)
+    apart = foreign_weights.STATE_DICTS
+    assert sorted(namings) == sorted([*foreign_weights.FORMS, *apart])
 
 
 @EVERY
@@ -110,5 +111,5 @@ def test_the_first_dense_layer_sees_the_same_pixels(source, network):
     if form.dense_as_conv:
         in_file = in_file.reshape(7, 7, 512, 2)
     assert in_file.shape in naming.shapes_in_file(expected.shape)
-    ours = naming.to_graft(layer, in_file, expected.shape)
+    ours = naming.to_graft(layer, "kernel", in_file, expected.shape)
     np.testing.assert_array_equal(ours, expected)

@@ -36,6 +36,7 @@ def lite(num_blocks):
             f"block_{n}_{part}": f"_blocks.{n}._{part}_conv _blocks.{n}.{norm}"
             for n in range(num_blocks)
             for part, norm in PARTS.items()
+            if (n, part) != (0, "expand")
         },
         "head": "_conv_head _bn1",
     }
@@ -186,6 +187,20 @@ FORMS = {
         )
         for network, num_blocks in NUM_BLOCKS.items()
     },
+}
+# SHA-256, its beginning, of the lines "name shape" of the state dict in torchvision
+# 0.29 and timm 1.0 (DINOv2 for 224 pixels), sorted, without num_batches_tracked.
+STATE_DICTS = {
+    ("torchvision", "resnet18"): "bd0b28d3209a171d",
+    ("torchvision", "resnet34"): "3527dbbb4ac82262",
+    ("torchvision", "resnet50_torch"): "a506be68cf630f4c",
+    ("torchvision", "mobilenet_v2_torch"): "1f27e3d93ac9d0ff",
+    ("torchvision", "efficientnet_b0_torch"): "ec10027311546760",
+    ("torchvision", "convnext_tiny_torch"): "39d0e94f41cc6e25",
+    ("timm", "mobilenet_v2_torch"): "f80c23110dfdfaab",
+    ("timm", "convnext_tiny_torch"): "335fc1339013dfa3",
+    ("Meta's DINOv2", "dinov2_small"): "bdb816f7e22a11b2",
+    ("Meta's DINOv2", "dinov2_base"): "56dee16a7417af15",
 }
 # Files of several networks, which look the same: the user has to name the network.
 AMBIGUOUS = {

@@ -1,0 +1,1 @@
+"""Networks whose weights are found in PyTorch's files, with PyTorch's arithmetic."""
