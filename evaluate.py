@@ -79,9 +79,7 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         weights = weights.recognise_preprocessing(
             functools.partial(image_batches.sample, data.records, data.rows)
         )
-        return weight_evaluation.evaluate_weights(
-            weights, data, config.options(), has_class_names=bool(config.labels)
-        )
+        return weight_evaluation.evaluate_weights(weights, data, config.options())
 
 
 def compare(config: Config) -> dict[str, Any]:

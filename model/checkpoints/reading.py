@@ -1,49 +1,106 @@
 """Read any weight file as tensors by name; its content decides which reader does it."""
 
 import dataclasses
+import functools
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import archive, bounds, errors, npy
+from model.checkpoints import archive, bounds, errors, npy, other_formats
 from model.checkpoints.caffe import caffemodel
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
 from model.checkpoints.pickles import pth, unpickle
-from model.checkpoints.tensorflow import ckpt
-from pipeline.system import file_system
+from model.checkpoints.tensorflow import ckpt, saved_model_folder
+from pipeline.sources.lists import label_files
+from pipeline.system import command_line, file_system
+from pipeline.system.errors import DataError
 
 # The format's own limit (safetensors' README), and what 100,000 tensors need of it.
 _HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
 _MAX_TENSORS = 100_000
+# What a folder with one model is read by: as Teachable Machine writes it, as Keras 3
+# unpacked. LABELS, the class names, lie beside it.
+_KERAS_2_FILE, _SAVED_MODEL = "keras_model.h5", "model.savedmodel"
+_IN_FOLDER = (_KERAS_2_FILE, _SAVED_MODEL, "model.weights.h5")
+LABELS = "labels.txt"
+_MAX_LABELS_BYTES = 1 << 20
+# Members of a zip file that are unpacked, by the end of their paths.
+_ZIPPED_FILE = re.compile(rf"(?:.*/)?({re.escape(_KERAS_2_FILE)}|{re.escape(LABELS)})")
+_ZIPPED_SAVED_MODEL = re.compile(
+    r"(?:.*/)?((?:saved_model|keras_metadata)\.pb|assets\.extra/graft\.json|"
+    r"variables/variables\.(?:index|data-\d{5}-of-\d{5}))"
+)
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, *, keras_config: str = "") -> Checkpoint:
     """Read a weight file; nothing in it is executed.
 
-    `path` is a file, the prefix of a TensorFlow checkpoint, or a folder with one.
+    Args:
+        path: a file, the prefix of a TensorFlow checkpoint, or a folder with a
+            checkpoint or model.
+        keras_config: JSON text of the network's configuration; "" for the file's own.
 
     Raises:
         errors.CheckpointError: the file is missing, unknown, damaged or unsafe.
     """
-    checkpoint = _read(path)
+    if path.is_file() and path.name in saved_model_folder.NAMES:
+        path = (
+            path.parent if (path.parent / saved_model_folder.GRAPH).is_file() else path
+        )
+    inside = next((path / n for n in _IN_FOLDER if (path / n).exists()), path)
+    checkpoint = _read(inside, keras_config)
     if len(checkpoint.tensors) > _MAX_TENSORS:
         raise errors.CorruptCheckpoint(
             f"{path}: {len(checkpoint.tensors):,} tensors, more than any network has"
         )
-    metadata = dict(checkpoint.metadata)
+    metadata = _read_class_names(inside.parent / LABELS) | checkpoint.metadata
     # Where model/export/exporting.py keeps it for files of other formats than Keras'.
     config = metadata.pop("keras_config", "")
     return dataclasses.replace(
         checkpoint,
         where=str(path),
         metadata=metadata,
-        keras_config=checkpoint.keras_config or config,
+        keras_config=keras_config or checkpoint.keras_config or config,
     )
 
 
-def _read(path: Path) -> Checkpoint:
+def read_keras_config(path: Path) -> str:
+    """Read the configuration of a network from a JSON or Keras file."""
+    if path.suffix != ".json":
+        config = read(path).keras_config
+    elif path.stat().st_size <= _MAX_HEADER_BYTES:
+        config = path.read_text("utf-8", errors="replace")
+    else:
+        config = ""
+    if "class_name" not in config:
+        raise errors.UnknownFormat(
+            f"{path}: does not hold the configuration of a Keras network. Save it by "
+            "model.to_json(), or pass a model that Keras saved as .keras or .h5"
+        )
+    return config
+
+
+def _read_class_names(path: Path) -> dict[str, str]:
+    """Return the class names beside a model as metadata; nothing if there are none."""
+    try:
+        if path.is_file() and path.stat().st_size <= _MAX_LABELS_BYTES:
+            return {
+                "class_names": "\n".join(label_files.read(path, is_quiet=True).names)
+            }
+    except DataError as error:
+        command_line.note(f"class names are not read, because {error}")
+    return {}
+
+
+def _read(path: Path, keras_config: str) -> Checkpoint:
+    if (path / saved_model_folder.GRAPH).is_file():
+        return saved_model_folder.read(path)
     prefix = ckpt.prefix_of(path)
     if prefix is not None:
         return ckpt.read(prefix)
@@ -54,21 +111,28 @@ def _read(path: Path) -> Checkpoint:
             "checkpoint"
         )
     file_system.refuse_lfs_pointer(path)
+    return _read_file(path, keras_config)
+
+
+def _read_file(path: Path, keras_config: str) -> Checkpoint:
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
-        raise errors.CorruptCheckpoint(f"{path}: is empty")
-    for signature, reader in (
-        (b"PK\x03\x04", _read_zip),
-        (isolated_h5.SIGNATURE, h5.read),
-        (npy.SIGNATURE, npy.read),
-    ):
+        raise errors.CorruptCheckpoint(f"{path}: is empty; copy or download it again")
+    readers: Mapping[bytes, Callable[[Path], Checkpoint]] = {
+        b"PK\x03\x04": functools.partial(_read_zip, keras_config=keras_config),
+        isolated_h5.SIGNATURE: functools.partial(h5.read, keras_config=keras_config),
+        npy.SIGNATURE: npy.read,
+    }
+    for signature, reader in readers.items():
         if start.startswith(signature):
             return reader(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT:
         return _read_safetensors(path)
     if start[:1] == b"\x80":
         return _read_pickle(path)
+    if kind := other_formats.describe(path):
+        raise errors.UnknownFormat(f"{path}: is {kind}")
     if caffemodel.recognises(path):
         return caffemodel.read(path)
     raise errors.UnknownFormat(
@@ -79,14 +143,46 @@ def _read(path: Path) -> Checkpoint:
     )
 
 
-def _read_zip(path: Path) -> Checkpoint:
+def _read_zip(path: Path, keras_config: str) -> Checkpoint:
     with archive.opened(path) as file:
         names = file.namelist()
+    if any(_ZIPPED_SAVED_MODEL.fullmatch(name) for name in names) or any(
+        name.rpartition("/")[2] == _KERAS_2_FILE for name in names
+    ):
+        return _read_zipped_model(path, keras_config)
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise errors.UnknownFormat(f"{path}: is {other_formats.TORCHSCRIPT}")
     if any(name.endswith(".npy") for name in names):
         return npy.read(path)
     if any(name.endswith("/data.pkl") for name in names):
         return Checkpoint(tensors=pth.read_zip(path), format="PyTorch (zip)")
     return keras_zip.read(path)
+
+
+def _read_zipped_model(path: Path, keras_config: str) -> Checkpoint:
+    """Read a zip file with keras_model.h5 or a SavedModel, and class names."""
+    with file_system.scratch_folder() as folder, archive.opened(path) as file:
+        members: dict[Path, zipfile.ZipInfo] = {}
+        for info in file.infolist():
+            place = folder
+            match = _ZIPPED_FILE.fullmatch(info.filename)
+            if not match and (match := _ZIPPED_SAVED_MODEL.fullmatch(info.filename)):
+                place = folder / _SAVED_MODEL
+            if match and members.setdefault(place / match[1], info) is not info:
+                raise errors.UnknownFormat(
+                    f"{path}: holds several models ({match[1]} twice). Unpack it and "
+                    "pass one of them"
+                )
+        limit = isolated_h5.limit_for(path.stat().st_size)
+        archive.check_members(members.values(), path, max_bytes=limit)
+        for target, info in members.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with file.open(info) as source, target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        try:
+            return read(folder, keras_config=keras_config)
+        except errors.CheckpointError as error:
+            raise type(error)(str(error).replace(str(folder), str(path))) from error
 
 
 def _read_pickle(path: Path) -> Checkpoint:

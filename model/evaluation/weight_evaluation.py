@@ -27,13 +27,11 @@ def evaluate_weights(
     weights: pretrained_classifier.PretrainedClassifier,
     data: EvaluationData,
     options: EvaluationOptions,
-    *,
-    has_class_names: bool,
 ) -> dict[str, Any]:
     """Evaluate a pretrained network without training it.
 
-    If the user has not named the network's classes (`has_class_names`), and it has as
-    many as the data set, they are assumed to be the same.
+    If nobody has named the network's classes, and it has as many as the data set, they
+    are assumed to be the same.
 
     Returns:
         The figures of a run's evaluation, as far as they exist.
@@ -44,7 +42,7 @@ def evaluate_weights(
     """
     start = time.perf_counter()
     names, class_names = data.records.class_names, weights.class_names
-    if not has_class_names and len(names) == len(class_names):
+    if not weights.has_class_names and len(names) == len(class_names):
         class_names = names
         command_line.log(
             "--labels was not given: the network's classes are assumed to be those of "

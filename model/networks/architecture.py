@@ -15,6 +15,7 @@ import numpy as np
 
 from model.checkpoints import errors
 from model.networks import layers
+from model.networks.keras_models import cuts
 from pipeline.batches.input_spec import InputSpec
 
 INPUT = "image"  # name of the input, as if it were the first layer
@@ -125,12 +126,14 @@ class Network:
         """Return {layer: {variable: shape}} of the layers that have weights.
 
         A convolution in groups is one layer. For 0 classes, the logits are those of the
-        network's own classes.
+        network's own classes. Layers that the size does not suit are as for its own.
 
         Raises:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
         """
         shapes = self._description(spec, num_classes).variable_shapes
+        if self._description(spec, num_classes).misfit:
+            shapes = {**self._description(None, num_classes).variable_shapes, **shapes}
         return {layer: dict(variables) for layer, variables in shapes.items()}
 
     def layer_shapes(self) -> dict[str, tuple[Any, ...]]:
@@ -148,6 +151,10 @@ class Network:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
         """
         return tuple(self._description(spec).output(last).shape)
+
+    def suits(self, spec: InputSpec, last: str) -> bool:
+        """Return whether an input of that size can pass all layers up to a position."""
+        return last in self._description(spec).positions
 
     def build(
         self,
@@ -263,16 +270,20 @@ class _Description:
         model: keras.Model, image -> logits.
         layers: {name: Keras layer} above the input, in order of computation.
         positions: {position: Keras tensor, its output}.
+        misfit: message that the layers above do not suit the input's size, or "".
     """
 
     model: Any
     layers: Mapping[str, Any]
     positions: Mapping[str, Any]
+    misfit: str = ""
 
     def output(self, position: str) -> Any:
         """Return the output of a position, or the normalised image for INPUT."""
         if position == INPUT:
             return self.model.get_layer(NORMALISATION).output
+        if self.misfit and position not in self.positions:
+            raise errors.MismatchedCheckpoint(self.misfit)
         return self.positions[position]
 
     @functools.cached_property
@@ -314,34 +325,27 @@ class _Description:
 @functools.lru_cache(maxsize=64)
 def _describe(network: Network, size_px: int, num_classes: int) -> _Description:
     state = random.getstate()  # unbuilt initializers draw their seeds from it
+    misfit = ""
     with keras.StatelessScope(initialize_variables=False):
         image = keras.Input((size_px, size_px, 3), name=INPUT, dtype="float32")
-        normal = keras.layers.Rescaling(1.0, name=NORMALISATION, dtype="float32")
-        model = keras.Model(image, network.connect(normal(image), num_classes))
+        normal = keras.layers.Rescaling(1.0, name=NORMALISATION, dtype="float32")(image)
+        try:
+            model = keras.Model(image, network.connect(normal, num_classes))
+        except ValueError:
+            if size_px == network.input_spec.size_px:
+                raise
+            own = _describe(network, network.input_spec.size_px, num_classes)
+            last, output = cuts.connect_what_fits(own.model, own.positions, image)
+            model = keras.Model(image, output)
+            if not model.weights:
+                raise
+            misfit = (
+                f"{network.name} takes images of {size_px} pixels up to {last} only. "
+                f"Use --features={last} or a layer below it, or another --image_size."
+            )
     random.setstate(state)
     above = {o.name: o for o in model.operations if isinstance(o, keras.Layer)}
     del above[INPUT], above[NORMALISATION]
-    positions = {name: above[name].output for name in _positions(model, above)}
-    return _Description(model, above, positions)
-
-
-def _positions(model: Any, above: Mapping[str, Any]) -> list[str]:
-    """Return the layers whose output is all that the layers after them need."""
-    order = [o for o in model.operations if not isinstance(o, keras.layers.InputLayer)]
-    producers = {
-        id(tensor): number
-        for number, operation in enumerate(order)
-        for tensor in keras.tree.flatten(operation.output)
-    }
-    last_use = list(range(len(order)))
-    for number, operation in enumerate(order):
-        for tensor in keras.tree.flatten(operation.input):
-            if id(tensor) in producers:
-                source = producers[id(tensor)]
-                last_use[source] = max(last_use[source], number)
-    names, needed_until = [], 0
-    for number, operation in enumerate(order):
-        if needed_until <= number and operation.name in above:
-            names.append(operation.name)
-        needed_until = max(needed_until, last_use[number])
-    return names
+    names = [name for name in cuts.positions(model) if name in above]
+    positions = {name: above[name].output for name in names}
+    return _Description(model, above, positions, misfit)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import errors
-from model.networks import architecture, head, registry
+from model.networks import architecture, head
+from model.networks.keras_models import from_keras_config
 from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import named_weights, restore
@@ -110,11 +111,11 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
     # 5. --ckpt=none: random weights.
     weights = restored = previous = None
     if config.ckpt == "none":
-        network = registry.by_name(config.arch or "alexnet_owt")
+        network = from_keras_config.by_name_or_file(config.arch or "alexnet_owt")
         spec = dataclasses.replace(network.input_spec, source="usual for the network")
         spec = config.overrides.apply(spec)
     else:
-        weights = named_weights.resolve(config.ckpt)
+        weights = named_weights.resolve(config.ckpt, arch=config.arch)
         previous = _find_head_position(weights.path)
         restored = restore.restore_checkpoint(
             weights.checkpoint,

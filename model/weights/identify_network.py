@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from model.checkpoints import errors
+from model.checkpoints import errors, other_formats
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.tensorflow import ckpt
 from model.networks import applications, registry
@@ -195,14 +195,19 @@ def _count_matches(
 ) -> NetworkMatch:
     """Count the tensors of a file that a naming finds."""
     shapes = network.variable_shapes(naming.spec or network.input_spec)
-    num_kernels = num_tensors = 0
+    num_kernels = num_tensors = num_others = 0
+    final = network.weighted_layers()[-1]
     for layer, variables in shapes.items():
         for variable, shape in variables.items():
             tensor = checkpoint.tensors.get(naming.tensor_name(layer, variable))
-            if tensor is not None:
-                num_tensors += 1
-                fits = naming.fits(layer, variable, tensor.shape, shape)
-                num_kernels += fits and len(shape) > 1
+            fits = tensor is not None and naming.fits(
+                layer, variable, tensor.shape, shape
+            )
+            num_tensors += tensor is not None
+            num_kernels += fits and len(shape) > 1
+            num_others += not fits and layer != final
+    if naming.is_automatic and num_others:
+        num_kernels = 0  # other networks have the same names
     num_missing = sum(map(len, shapes.values())) - num_tensors
     return NetworkMatch(
         checkpoint, network, naming, num_kernels, num_tensors, num_missing
@@ -218,14 +223,25 @@ def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:
         errors.MismatchedCheckpoint: the file fits no network, or several equally well;
             it has layers of another network; or `arch` is unknown.
     """
-    candidates = find_candidates(checkpoint, arch=arch)
+    is_described = from_keras_config.is_file(arch)
+    candidates = find_candidates(checkpoint, arch="" if is_described else arch)
+    message = candidates.why_not
+    if is_described:
+        arch = candidates.rebuilt.name if candidates.rebuilt else ""
     try:
-        return _choose(candidates, arch)
+        if not (is_described and message):
+            return _choose(candidates, arch)
     except errors.MismatchedCheckpoint as error:
-        if not candidates.why_not:
+        if not message:
             raise
-        message = f"{error} {candidates.why_not}"
-        raise errors.MismatchedCheckpoint(message) from error
+        if arch:
+            raise errors.MismatchedCheckpoint(f"{error} {message}") from error
+    for match in candidates.matches[:1]:
+        if match.num_kernels:
+            message += (
+                f" Pass --arch={match.network.name} to use what fits that network."
+            )
+    raise errors.MismatchedCheckpoint(message)
 
 
 def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
@@ -293,23 +309,39 @@ def _is_keras_application(known: NetworkMatch, rebuilt: NetworkMatch) -> bool:
 def _explain_no_match(candidates: Candidates, arch: str) -> str:
     """Say why a file fits no network, or not the requested one."""
     checkpoint = candidates.checkpoint
+    if kind := other_formats.describe_tensors(checkpoint.tensors):
+        return f"{checkpoint.where}: is {kind}. Expected a network that sees photos."
     fitting = [m.network.name for m in candidates.matches if m.num_kernels]
     advice = f" It fits {fitting[0]}." if arch and fitting else ""
+    if not arch:
+        advice = (
+            " It may belong to another network. If a Keras or JSON file describes that "
+            "one, pass it as --arch."
+        )
     named = [m for m in candidates.matches if arch in ("", m.network.name)]
     for match in named[:1]:
         naming, network = match.naming, match.network
         shapes = network.variable_shapes(naming.spec or network.input_spec)
-        for layer, variables in shapes.items():
-            name = naming.tensor_name(layer, "kernel")
-            if name in checkpoint.tensors and "kernel" in variables:
-                return (
-                    f"{checkpoint.where}: it does not fit {arch or 'any network'}. "
-                    f"The nearest is {network.name}, but the shape of "
-                    f"{name} is {list(checkpoint.tensors[name].shape)}, expected "
-                    f"{list(naming.shapes_in_file(variables['kernel'])[0])}.{advice}"
-                )
-    if not arch:
-        advice = " It may belong to another network."
+        expected = {
+            naming.tensor_name(layer, "kernel"): naming.shapes_in_file(
+                variables["kernel"]
+            )
+            for layer, variables in shapes.items()
+            if "kernel" in variables
+        }
+        found = {n: t.shape for n, t in checkpoint.tensors.items() if n in expected}
+        problems = [
+            f"the shape of {name} is {list(shape)}, expected {list(expected[name][0])}"
+            for name, shape in found.items()
+            if shape not in expected[name]
+        ]
+        if found and naming.is_automatic:
+            problems += [f"it has no {name}" for name in expected if name not in found]
+        if problems:
+            return (
+                f"{checkpoint.where}: it does not fit {arch or 'any network'}. The "
+                f"nearest is {network.name}, but {problems[0]}.{advice}"
+            )
     if any(name.endswith(ckpt.IN_PARTS) for name in checkpoint.ignored_entries):
         advice += (
             " It has variables in parts, made by a partitioner, which Graft does not "

@@ -52,6 +52,8 @@ class LayerNaming:
         dense_as_conv: whether dense layers are stored as convolutions over their whole
             input.
         ignored_prefixes: beginnings of the names of other tensors in such files.
+        is_automatic: whether Keras made up the names, so that all layers but the final
+            one have to fit.
         keeps_variables: whether variables that are not in `variables` have Graft's
             names in the file.
         tensors: {Graft's "layer/variable": its name in the file}, in place of `layers`
@@ -74,6 +76,7 @@ class LayerNaming:
     caffe_types: frozenset[str] = frozenset()
     dense_as_conv: bool = False
     ignored_prefixes: tuple[str, ...] = ()
+    is_automatic: bool = False
     keeps_variables: bool = False
     tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from model.checkpoints import errors, reading
 from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
+from model.networks.keras_models import from_keras_config
 from model.weights import restore, weight_file
 from model.weights.weight_sources import NAMES, SOURCES, Download, Packaged, Source
 from pipeline.system import command_line, file_system
@@ -43,11 +44,14 @@ class Weights:
 
 
 def resolve(
-    ckpt: str, *, sources: Mapping[str, tuple[Source, ...]] = SOURCES
+    ckpt: str,
+    *,
+    arch: str = "",
+    sources: Mapping[str, tuple[Source, ...]] = SOURCES,
 ) -> Weights:
     """Find weights by name or path, and download named weights once.
 
-    `sources` is {name: sources of its weights, in the order to try}.
+    `arch` may be a file that describes their network, `sources` are {name: sources}.
     """
     if ckpt in sources:
         path = _cached(ckpt, sources)
@@ -56,7 +60,7 @@ def resolve(
     else:
         _check_exists(ckpt)
         path = Path(ckpt)
-        checkpoint = reading.read(path)
+        checkpoint = reading.read(path, keras_config=from_keras_config.config_of(arch))
         variant = checkpoint.format
     return Weights(name=ckpt, variant=variant, path=path, checkpoint=checkpoint)
 

@@ -169,12 +169,14 @@ NAMINGS = (
         "Keras' automatic names",
         "cifar_cnn",
         _named(_CIFAR_LAYERS, "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2"),
+        is_automatic=True,
     ),
     # tf.keras gives its first layer no number: conv2d, conv2d_1.
     _keras(
         "tf.keras' automatic names",
         "cifar_cnn",
         _named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
+        is_automatic=True,
     ),
     *(
         _pytorch(tool, network, names, spec=_TIMM_INPUTS.get((tool, network)))

@@ -17,6 +17,7 @@ from model.weights import (
     restore,
 )
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system import command_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PretrainedClassifier:
     name: str  # or path of the weights
     restored: restore.RestoredWeights
     class_names: tuple[str, ...]
+    has_class_names: bool  # whether the user or the file names the classes
 
     @property
     def spec(self) -> InputSpec:
@@ -58,9 +60,9 @@ def load(
 ) -> PretrainedClassifier:
     """Restore all of a network; `ckpt` and `arch` are as the flags have them.
 
-    Without class names, the classes are called "class 0", "class 1" and so on.
+    Without class names, here or in the file, they are "class 0", "class 1" and so on.
     """
-    checkpoint = named_weights.resolve(ckpt).checkpoint
+    checkpoint = named_weights.resolve(ckpt, arch=arch).checkpoint
     match = identify_network.identify(checkpoint, arch=arch)
     network = match.network
     if not network.is_classifier:
@@ -75,20 +77,30 @@ def load(
         match, overrides=overrides, num_classes=num_classes
     )
     restored.require(network.positions()[-1], for_evaluation=True)
+    if not class_names and "class_names" in checkpoint.metadata:
+        class_names = checkpoint.metadata["class_names"].split("\n")
+        fit = "used" if len(class_names) == num_classes else "too many or too few"
+        shown = f"{', '.join(class_names[:5])}{', ...' * (len(class_names) > 5)}"
+        command_line.note(
+            f"{ckpt}: the class names that come with it are {fit}: {shown}"
+        )
+        class_names = class_names if fit == "used" else ()
     names = tuple(class_names) or tuple(f"class {n}" for n in range(num_classes))
     if len(names) != num_classes:
         raise errors.MismatchedCheckpoint(
             f"--labels: expected {num_classes} class names, found {len(names)}. List "
             "the network's classes in the order of its logits."
         )
-    return PretrainedClassifier(ckpt, restored, names)
+    return PretrainedClassifier(
+        ckpt, restored, names, has_class_names=bool(class_names)
+    )
 
 
 def _num_classes(match: identify_network.NetworkMatch) -> int:
     """Return the number of classes of the file's own final layer."""
     name = match.naming.tensor_name(match.network.weighted_layers()[-1], "bias")
     bias = match.checkpoint.tensors.get(name)
-    if bias is not None and bias.ndim == 1:
+    if bias is not None and bias.ndim == 1 and len(bias) > 1:
         return len(bias)
     return match.network.num_classes
 

@@ -94,15 +94,20 @@ class RestoredWeights:
 
     def possible_features(self) -> list[str]:
         """List the network's features below which nothing is missing."""
-        return [n for n in self.network.features if not self.missing_layers(n)]
+        return [*filter(self._can_carry_head, self.network.features)]
 
     def possible_positions(self) -> list[str]:
         """List all positions of a head below which nothing is missing."""
-        return [n for n in self.network.head_positions() if not self.missing_layers(n)]
+        return [*filter(self._can_carry_head, self.network.head_positions())]
+
+    def _can_carry_head(self, position: str) -> bool:
+        suits = self.network.suits(self.spec, position)
+        return suits and not self.missing_layers(position)
 
     def deepest_feature(self) -> str:
         """Return the deepest feature below which nothing is missing."""
         self.require(self.network.features[0])
+        self.network.output_shape(self.spec, self.network.features[0])
         return self.possible_features()[-1]
 
     def require(self, last: str, *, for_evaluation: bool = False) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from model.checkpoints import checkpoint, errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import isolated_h5
+from pipeline.system import command_line
 
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 # Keras 1 had other names for variables. Its "running_std" has always been the variance:
@@ -55,6 +56,7 @@ _NUMBERED = {
 OWN_MARK = "graft"
 _KERAS_3_PATH = re.compile(r"(?:(.+)/)?vars/([^/]+)")
 _KERAS_3_IGNORED = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimizer/")
+_MAX_CONFIG_BYTES = 16 << 20
 _MAX_LEVELS = 32  # of models in one another
 
 
@@ -74,9 +76,29 @@ class _Named(NamedTuple):
     full_name: str
 
 
-def read(path: Path) -> Checkpoint:
-    """Read an HDF5 file of any kind."""
-    return interpret(isolated_h5.read(path), str(path))
+def read(path: Path, *, keras_config: str = "") -> Checkpoint:
+    """Read an HDF5 file of any kind.
+
+    `keras_config` is the JSON text of the network's configuration; by default that of
+    the file, or of a JSON file beside weights alone.
+    """
+    content = isolated_h5.read(path)
+    if not keras_config and not _text(content.texts.get("", {}), "model_config"):
+        keras_config = _config_beside(path)
+    return interpret(content, str(path), keras_config=keras_config)
+
+
+def _config_beside(path: Path) -> str:
+    """Return the configuration of a Keras network in a file beside its weights."""
+    stem = re.sub(r"(\.weights)?\.(h5|hdf5|keras)$", "", path.name)
+    for name in (f"{stem}.json", "model.json", "config.json"):
+        file = path.with_name(name)
+        if file.is_file() and file.stat().st_size <= _MAX_CONFIG_BYTES:
+            text = file.read_text("utf-8", errors="replace")
+            if re.match(r'\s*\{.*"class_name"', text, re.DOTALL):
+                command_line.note(f"{path}: its network is described by {file}")
+                return text
+    return ""
 
 
 def interpret(

@@ -6,14 +6,14 @@ The data files are the numbers, one tensor after another.
 
 import collections
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from model.checkpoints import errors, protobuf_fields
 from model.checkpoints.checkpoint import Checkpoint
-from model.checkpoints.tensorflow import bundle_index, leveldb
+from model.checkpoints.tensorflow import bundle_index, leveldb, object_graph
 from pipeline.records import tfrecord
 from pipeline.system import file_system
 
@@ -23,6 +23,7 @@ _NOT_WEIGHTS = re.compile(
     r"(^|/)(Momentum|RMSProp|RMSProp_1|Adam|Adam_1|Adagrad|Adadelta|Adadelta_1|Ftrl"
     r"|ExponentialMovingAverage|global_step|beta[12]_power|save_counter"
     r"|_CHECKPOINTABLE_OBJECT_GRAPH)(:|/|$)|\.OPTIMIZER_SLOT|(^|/)_?optimizer/"
+    r"|^keras_api/metrics/"
 )
 # Variables that only Keras' optimizers have. The variables that an optimizer trains may
 # stand below it and nowhere else.
@@ -31,8 +32,7 @@ _TRAINED = re.compile(r"_trainable_variables/\d+")
 IN_PARTS = " (a variable in parts)"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_MAX_GRAPH_BYTES, _MAX_GRAPH_PARTS = 64 << 20, 4_000_000  # beyond any model's
-_NODES, _ATTRIBUTES, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
+_MAX_GRAPH_BYTES = 64 << 20  # beyond any model's
 _ENDING = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
@@ -48,7 +48,7 @@ def prefix_of(path: Path) -> Path | None:
     match = _ENDING.search(path.name)
     if match and match.start():
         prefix = path.with_name(path.name[: match.start()])
-        if match[0] == ".index" or _index(prefix).exists():
+        if match[0] == ".index" or _index(prefix).exists() or path.is_file():
             return prefix
     if path.name and _index(path).exists():
         return path
@@ -73,19 +73,24 @@ def _newest(folder: Path) -> Path | None:
     return folder / names.pop() if len(names) == 1 else None
 
 
-def read(prefix: Path) -> Checkpoint:
+def read(
+    prefix: Path, *, layers: object_graph.LayerPaths = object_graph.NO_LAYERS
+) -> Checkpoint:
     """Read a checkpoint of TF1 or TF2.
 
-    Variables of a TF2 checkpoint have their full names where it states them. Optimizer
-    slots, counters, strings and parts of variables are no weights.
+    Variables of a TF2 checkpoint are named by object_graph, which `layers` are for.
+    Optimizer slots, counters, strings and parts of variables are no weights.
     """
     index = _index(prefix)
     if not index.exists():
-        raise errors.MissingCheckpoint(f"{index}: no such file")
+        raise errors.MissingCheckpoint(
+            f"{index}: no such file; a TensorFlow checkpoint consists of an .index and "
+            "its .data files: copy all of them into one folder"
+        )
     file_system.refuse_lfs_pointer(index)
     num_shards, entries = bundle_index.read(index, prefix)
     files = _data_files(prefix, num_shards)
-    full_names = _full_names(entries.get(_OBJECT_GRAPH), files, prefix)
+    names = _names(entries.get(_OBJECT_GRAPH), files, prefix, layers)
     optimizers = {
         match[1] for name in entries if (match := _OPTIMIZER.fullmatch(_short(name)))
     }
@@ -94,7 +99,7 @@ def read(prefix: Path) -> Checkpoint:
         for name, entry in entries.items()
         if entry.dtype in bundle_index.DTYPES
         and not entry.sliced
-        and _is_weight(name, optimizers, full_names)
+        and _is_weight(name, optimizers, names)
     }
     expected = sum(entry.num_bytes for entry in weights.values())
     available = sum(file.stat().st_size for file in files)
@@ -112,7 +117,7 @@ def read(prefix: Path) -> Checkpoint:
         for name in entries.keys() - weights.keys()
     )
     return Checkpoint(
-        tensors=_rename(tensors, full_names),
+        tensors=_rename(tensors, names),
         format="TensorFlow checkpoint",
         ignored_entries=tuple(sorted(ignored)),
     )
@@ -135,13 +140,13 @@ def _data_files(prefix: Path, num_shards: int) -> list[Path]:
 
 
 def _is_weight(
-    name: str, optimizers: Collection[str], full_names: Mapping[str, str]
+    name: str, optimizers: Collection[str], names: Mapping[str, str]
 ) -> bool:
     parts = name.split("/")
     for number in range(1, len(parts)):
         if "/".join(parts[:number]) in optimizers:
             below = _short("/".join(parts[number:]))
-            return bool(_TRAINED.fullmatch(below)) and name in full_names
+            return bool(_TRAINED.fullmatch(below)) and name in names
     return not _NOT_WEIGHTS.search(name)
 
 
@@ -175,28 +180,28 @@ def _read_bytes(entry: bundle_index.Entry, files: Sequence[Path], where: str) ->
 
 
 def _rename(
-    tensors: dict[str, np.ndarray], full_names: Mapping[str, str]
+    tensors: dict[str, np.ndarray], names: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """Name tensors by layer and variable, the end of Keras' full names.
+    """Name tensors by layer and variable.
 
-    A tensor without a full name, or with the same end as another, keeps its key without
-    the suffix; all keep their keys if that makes two names the same.
+    A tensor without a name, or with the same name as another, keeps its key without the
+    suffix; all keep their keys if that makes two names the same.
     """
-    ends = {
-        key: "/".join(full_names.get(key, "").split("/")[-2:]) or _short(key)
-        for key in tensors
-    }
+    ends = {key: names.get(key) or _short(key) for key in tensors}
     counts = collections.Counter(ends.values())
-    names = {key: end if counts[end] == 1 else _short(key) for key, end in ends.items()}
-    if len({*names.values()}) < len(names):
-        names = {key: key for key in tensors}
-    return {names[key]: tensor for key, tensor in sorted(tensors.items())}
+    new = {key: end if counts[end] == 1 else _short(key) for key, end in ends.items()}
+    if len({*new.values()}) < len(new):
+        new = {key: key for key in tensors}
+    return {new[key]: tensor for key, tensor in sorted(tensors.items())}
 
 
-def _full_names(
-    entry: bundle_index.Entry | None, files: Sequence[Path], prefix: Path
+def _names(
+    entry: bundle_index.Entry | None,
+    files: Sequence[Path],
+    prefix: Path,
+    layers: object_graph.LayerPaths,
 ) -> dict[str, str]:
-    """Return {checkpoint key: full name} of a TF2 checkpoint's object graph."""
+    """Return {checkpoint key: name} of a TF2 checkpoint's object graph."""
     if entry is None or entry.dtype != bundle_index.STRING or entry.shape:
         return {}
     if entry.size > _MAX_GRAPH_BYTES:
@@ -208,25 +213,4 @@ def _full_names(
     graph = protobuf_fields.Wire(data[at + 4 :], where)
     if length != len(graph.data):
         raise leveldb.unreadable(prefix, "an object graph of another length")
-    return dict(_graph_names(graph))
-
-
-def _graph_names(graph: protobuf_fields.Wire) -> Iterator[tuple[str, str]]:
-    """Yield key and full name of each variable in a TrackableObjectGraph.
-
-    Source: tensorflow/core/protobuf/trackable_object_graph.proto.
-    """
-    num_parts = 0
-    for node in graph.fields():
-        for part in graph.fields(node) if node.number == _NODES else ():
-            num_parts += 1
-            if num_parts > _MAX_GRAPH_PARTS:
-                raise graph.corrupt("an object graph beyond any model's", part.start)
-            if part.number == _ATTRIBUTES:
-                texts = {
-                    field.number: graph.text(field)
-                    for field in graph.fields(part)
-                    if field.number in (_FULL_NAME, _CHECKPOINT_KEY)
-                }
-                if texts.get(_FULL_NAME) and texts.get(_CHECKPOINT_KEY):
-                    yield texts[_CHECKPOINT_KEY], texts[_FULL_NAME]
+    return object_graph.variable_names(graph, layers)

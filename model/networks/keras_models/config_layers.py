@@ -77,7 +77,8 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "math.multiply": keras.ops.multiply,
     "math.add": keras.ops.add,
     "__operators__.add": keras.ops.add,
-    "nn.bias_add": lambda x, bias: x + bias,
+    "__operators__.getitem": lambda x, slice_spec: x[tuple(slice_spec)],
+    "nn.bias_add": keras.ops.add,
     "cast": lambda x, **_: keras.ops.cast(x, "float32"),
 }
 Refuse = Callable[[str], Exception]
@@ -115,11 +116,19 @@ def call_arguments(call: Call, refuse: Refuse) -> tuple[list[Any], dict[str, Any
         if value is not None and value is not False
         if name not in ("training", "mask", "name", "dtype")
     }
+    what = f"layer {call.name}, called on something"
+    args = [_plain(value, refuse, what) for value in call.args]
     if call.is_operation:  # options of an operation stand in its configuration
         axis = call.config.get("axis")
         kwargs |= {"axis": axis} if type(axis) is int and abs(axis) <= 4 else {}
-    what = f"layer {call.name}, called on something"
-    return [_plain(value, refuse, what) for value in call.args], kwargs
+        for name in ("y", "bias"):  # TensorFlow's names of a second operand
+            if name in kwargs:
+                value = kwargs.pop(name)
+                is_list = isinstance(value, list)
+                args.append(np.array(value, np.float32) if is_list else value)
+        if (layout := kwargs.pop("data_format", "NHWC")) != "NHWC":
+            raise refuse(f"{what} of layout {_shown(layout)}")
+    return args, kwargs
 
 
 def _normalization(call: Call, refuse: Refuse) -> Any:
@@ -166,7 +175,7 @@ def _arguments(call: Call, layer: Any, refuse: Refuse) -> dict[str, Any]:
         if _IMMATERIAL.fullmatch(key) and not is_target:
             continue
         if key not in known:
-            if value in (None, False, [], {}):
+            if value in (None, False, [], {}) or (key, value) == ("groups", 1):
                 continue
             raise refuse(f"{what} with {key} = {_shown(value)}")
         arguments[key] = _checked(key, value, refuse, f"{what} with {key}")
@@ -198,6 +207,8 @@ def _plain(value: Any, refuse: Refuse, what: str) -> Any:
         if value.get("class_name") == "__tensor__" and isinstance(config, dict):
             numbers = _plain(config.get("value"), refuse, what)
             return np.array(numbers, np.float32)
+        if value.keys() == {"start", "stop", "step"}:
+            return slice(*(_plain(value[key], refuse, what) for key in value))
     if isinstance(value, list | tuple) and len(_flat(value)) <= _MAX_NUMBERS:
         return [_plain(item, refuse, what) for item in value]
     is_short = isinstance(value, str) and len(value) <= 40 and value.isprintable()

@@ -12,12 +12,13 @@ import dataclasses
 import functools
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from model.checkpoints import errors
+from model.checkpoints import errors, reading
 from model.networks import architecture, registry
 from model.networks.keras_models import config_graph, config_layers
 from model.networks.keras_models.config_graph import Call, Graph, Output
@@ -67,9 +68,7 @@ def rebuild(text: str, where: str) -> architecture.Network:
 
     def refuse(what: str) -> errors.MismatchedCheckpoint:
         return errors.MismatchedCheckpoint(
-            f"{where}: its Keras configuration cannot be rebuilt, because it has "
-            f"{what}. Its weights can be used by layer name in a network that Graft "
-            "knows: pass --arch."
+            f"{where}: its Keras configuration cannot be rebuilt: it has {what}."
         )
 
     if len(text) > _TEXT_LIMIT:
@@ -90,6 +89,22 @@ def rebuild(text: str, where: str) -> architecture.Network:
     except _DOES_NOT_FIT as error:
         why = " ".join(str(error).split())[:200]
         raise refuse(f"parts that do not go together ({why})") from error
+
+
+def is_file(arch: str) -> bool:
+    """Return whether --arch is a file that describes a network, and no name."""
+    return arch not in registry.NETWORKS and Path(arch).is_file()
+
+
+def config_of(arch: str) -> str:
+    """Return the configuration in the file that --arch is; "" if it is a name."""
+    return reading.read_keras_config(Path(arch)) if is_file(arch) else ""
+
+
+def by_name_or_file(arch: str) -> architecture.Network:
+    """Return the network that --arch names, or that the file there describes."""
+    config = config_of(arch)
+    return rebuild(config, arch) if config else registry.by_name(arch)
 
 
 def name_of(model_name: str) -> str:

@@ -32,8 +32,10 @@ class Names(NamedTuple):
     first: int | None = None
 
 
-def read(path: Path) -> Names:
-    """Read a file of class names; its content decides the form. A guess is logged.
+def read(path: Path, *, is_quiet: bool = False) -> Names:
+    """Read a file of class names; its content decides the form.
+
+    A guess is logged, unless `is_quiet`.
 
     Raises:
         DataError: the file is no text, has no names or a blank line between names, or
@@ -57,7 +59,8 @@ def read(path: Path) -> Names:
     if len(matches) < len(names):
         return Names(path, tuple(names))
     example = f"{names[0][:80]!r} is class {matches[0][2][:80]!r}"
-    command_line.note(f"{path}: its lines are numbered, so {example}")
+    if not is_quiet:
+        command_line.note(f"{path}: its lines are numbered, so {example}")
     return _in_order(path, [(int(match[1]), match[2]) for match in matches])
 
 

@@ -84,7 +84,6 @@ class TestFormats:
         {
             "short": b"PNG",
             "PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
-            "web page": b"<!DOCTYPE html><html>404</html>",
             "pickle of text": pickle.dumps({"a": 1}, 0),
             "zeros": bytes(100),
             "braces": b"{" * 100,

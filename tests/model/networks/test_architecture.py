@@ -162,6 +162,17 @@ class TestFirstConvolution:
 
 def test_photos_that_are_too_small_for_the_layers_are_refused():
     spec = InputSpec(size_px=5, source="test")
-    message = "alexnet does not take images of 5 pixels; its layers suit 224"
+    message = "caffenet does not take images of 5 pixels; its layers suit 227"
     with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        registry.by_name("alexnet").output_shape(spec, "pool5")
+        registry.by_name("caffenet").output_shape(spec, "pool5")
+
+
+def test_layers_that_a_size_does_not_suit_matter_only_if_they_are_used():
+    alexnet, spec = registry.by_name("alexnet_owt"), InputSpec(size_px=40, source="t")
+    assert alexnet.output_shape(spec, "conv5") == (None, 1, 1, 256)
+    assert alexnet.build(spec, last="conv3").output.shape == (None, 1, 1, 384)
+    assert alexnet.variable_shapes(spec) == alexnet.variable_shapes(alexnet.input_spec)
+    assert alexnet.suits(spec, "conv5") and not alexnet.suits(spec, "pool5")
+    message = "alexnet_owt takes images of 40 pixels up to conv5 only.*--features=conv5"
+    with pytest.raises(errors.MismatchedCheckpoint, match=message):
+        alexnet.output_shape(spec, "pool5")

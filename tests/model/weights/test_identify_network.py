@@ -158,8 +158,9 @@ class TestFileOfGraft:
         assert match.naming.spec == self.SPEC
 
     def test_an_impossible_size_is_refused(self):
-        with refused("images of 9 pixels"):
-            self.identify(input_spec=self.TEXT.replace("96", "9"))
+        match = self.identify(input_spec=self.TEXT.replace("96", "9"))
+        with refused("images of 9 pixels up to conv2 only"):
+            match.network.output_shape(match.naming.spec, "pool5")
 
     def test_the_preprocessing_is_by_default_that_of_the_network(self):
         spec = registry.NETWORKS["alexnet"].input_spec
@@ -244,3 +245,40 @@ def test_variables_in_parts_are_refused_with_the_reason():
     file = checkpoint_of({"b": empty(1)}, ignored_entries=ignored)
     with refused("by a partitioner"):
         identify_network.identify(file)
+
+
+class TestAutomaticNames:
+    """Keras calls the layers of any network conv2d, conv2d_1, dense."""
+
+    def tensors(self, **changed):
+        file = foreign_weights.empty_file("tf.keras' automatic names", "cifar_cnn")
+        changes = {f"{name}/kernel": shape for name, shape in changed.items()}
+        return {
+            name: empty(*changes[name]) if name in changes else tensor
+            for name, tensor in file.tensors.items()
+            if changes.get(name, True)
+        }
+
+    def test_other_classes_are_allowed(self):
+        tensors = self.tensors(dense_1=(512, 3))
+        assert identify_keras(tensors).network.name == "cifar_cnn"
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"dense": (99, 512)}, r"dense/kernel is \[99, 512\], expected \[2304, 51"),
+            ({"conv2d_2": None}, "it has no conv2d_2/kernel"),
+        ],
+    )
+    def test_a_layer_of_another_shape_is_another_network(self, changed, message):
+        with refused(f"does not fit any.*{message}.*pass it as --arch"):
+            identify_keras(self.tensors(**changed))
+
+
+def identify_keras(tensors):
+    return identify_network.identify(checkpoint_of(tensors, "Keras 2 HDF5 (weights)"))
+
+
+def test_a_model_of_another_kind_is_named():
+    with refused("file: is LoRA: changes"):
+        identify({"unet.lora_up.weight": empty(3, 3)})

@@ -7,30 +7,11 @@ from model.checkpoints import errors, reading
 from model.checkpoints.caffe import caffemodel, mean_file
 from tests.support import cases
 from tests.support.weights import arrays, damage
+from tests.support.weights.protobuf import message, number, text, varint
 
 KERNEL = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
 BIAS = np.array([0.5, -1.25], np.float32)
 DENSE = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
-
-
-def varint(number):
-    data = bytearray()
-    while number > 127:
-        data.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*data, number])
-
-
-def message(field, body):
-    return varint(field << 3 | 2) + varint(len(body)) + body
-
-
-def number(field, value):
-    return varint(field << 3) + varint(value)
-
-
-def text(field, value):
-    return message(field, value.encode())
 
 
 def blob(array, *, packed=True, legacy=False, double=False):
