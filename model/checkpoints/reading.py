@@ -33,7 +33,7 @@ _MAX_LABELS_BYTES = 1 << 20
 # Members of a zip file that are unpacked, by the end of their paths.
 _ZIPPED_FILE = re.compile(rf"(?:.*/)?({re.escape(_KERAS_2_FILE)}|{re.escape(LABELS)})")
 _ZIPPED_SAVED_MODEL = re.compile(
-    r"(?:.*/)?((?:saved_model|keras_metadata)\.pb|assets\.extra/graft\.json|"
+    r"(?:.*/)?((?:saved_model|keras_metadata)\.pb|"
     r"variables/variables\.(?:index|data-\d{5}-of-\d{5}))"
 )
 

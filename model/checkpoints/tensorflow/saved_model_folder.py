@@ -1,4 +1,4 @@
-"""Read SavedModel folders of Keras 2 and of Graft as {"layer/variable": array}.
+"""Read SavedModel folders of Keras 2 as {"layer/variable": array}.
 
 The variables are a TensorFlow checkpoint. keras_metadata.pb has the configuration of
 the network, and the path of each layer in the checkpoint's graph of objects. The graph
@@ -21,9 +21,6 @@ from model.checkpoints.tensorflow import ckpt
 
 GRAPH, _METADATA = "saved_model.pb", "keras_metadata.pb"
 NAMES = (GRAPH, _METADATA)
-# What Graft writes: a file that TensorFlow lets alone, and the module's attribute with
-# {layer: {variable: its value}}.
-OWN_NAME, OWN_LAYERS = "assets.extra/graft.json", "layers"
 _MAX_BYTES = 64 << 20
 _NODES, _PATH, _KIND, _DESCRIPTION = 1, 3, 4, 5
 _LAYER, _MODELS = "_tf_keras_layer", ("_tf_keras_sequential", "_tf_keras_network")
@@ -37,18 +34,13 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         errors.UnknownFormat: it has no such configuration.
     """
-    metadata, names = dict[str, str](), dict[_Path, str]()
-    if (own := folder / OWN_NAME).is_file():
-        metadata = checkpoint.parse_metadata(_read(own), str(own))
-        names = {(OWN_LAYERS, n): n for n in metadata.pop(OWN_LAYERS, "").split("\n")}
-        config = metadata.pop("keras_config", "")
-    else:
-        config, names = _describe(folder / _METADATA)
+    config, names = _describe(folder / _METADATA)
     if not config:
         raise errors.UnknownFormat(
             f"{folder}: is a SavedModel without the configuration of a Keras network: "
-            "a graph of operations, which Graft does not run. Save the model as "
-            f".keras. Its variables alone can be read as {folder}/variables"
+            "a graph of operations, which Graft does not run. Save the model as .keras "
+            "(a run of Graft: python -m model.export --format=keras). Its variables "
+            f"alone can be read as {folder}/variables"
         )
     content = ckpt.read(folder / "variables" / "variables", layers=names)
     # Normalization is rebuilt as BatchNormalization.
@@ -60,17 +52,8 @@ def read(folder: Path) -> Checkpoint:
         content,
         tensors=tensors,
         format="Keras SavedModel",
-        metadata=metadata,
         keras_config=config,
     )
-
-
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_BYTES:
-        raise errors.CorruptCheckpoint(
-            f"{path}: is larger than {_MAX_BYTES >> 20} MiB, which no network needs"
-        )
-    return path.read_bytes()
 
 
 def _describe(path: Path) -> tuple[str, dict[_Path, str]]:
@@ -80,7 +63,11 @@ def _describe(path: Path) -> tuple[str, dict[_Path, str]]:
     """
     if not path.is_file():
         return "", {}
-    wire, config = Wire(_read(path), str(path)), ""
+    if path.stat().st_size > _MAX_BYTES:
+        raise errors.CorruptCheckpoint(
+            f"{path}: is larger than {_MAX_BYTES >> 20} MiB, which no network needs"
+        )
+    wire, config = Wire(path.read_bytes(), str(path)), ""
     names: dict[_Path, str] = {}
     for node in wire.fields():
         texts = {
