@@ -467,3 +467,47 @@ def test_a_nested_model_of_keras_2_is_rebuilt():
     network = from_keras_config.rebuild(json.dumps(config), "file")
     shapes = network.variable_shapes(network.input_spec)
     assert [*shapes] == ["c1", "d"]
+
+
+def operation(name, source, function, /, **arguments):
+    """An operation of TensorFlow, as Keras 2 keeps it."""
+    is_slice = function == "__operators__.getitem"
+    return {
+        "class_name": "SlicingOpLambda" if is_slice else "TFOpLambda",
+        "name": name,
+        "config": {"name": name, "function": function},
+        "inbound_nodes": [[source, 0, 0, arguments]],
+    }
+
+
+def preprocessed_by_keras_2(layout):
+    """What preprocess_input leaves: channels turned, shifted and divided."""
+    turn = [
+        {"class_name": "__ellipsis__"},
+        {"start": None, "stop": None, "step": -1},
+    ]
+    parts = [
+        node("InputLayer", "photo", batch_input_shape=[None, 4, 4, 3]),
+        operation("turn", "photo", "__operators__.getitem", slice_spec=turn),
+        operation("shift", "turn", "nn.bias_add", bias=[-1, 2, 3], data_format=layout),
+        operation("divide", "shift", "math.truediv", y=[2.0, 4.0, 8.0], name=None),
+        node("DepthwiseConv2D", "each", "divide", kernel_size=[1, 1], groups=1),
+        node("GlobalAveragePooling2D", "mean", "each"),
+    ]
+    config = {"name": "m", "layers": parts, "output_layers": [["mean", 0, 0]]}
+    return json.dumps({"class_name": "Functional", "config": config})
+
+
+def test_arithmetic_that_keras_2_leaves_is_computed():
+    network = from_keras_config.rebuild(preprocessed_by_keras_2("NHWC"), "file")
+    model = network.build(network.input_spec, last="mean")
+    for variable in model.weights:
+        variable.assign(np.full(variable.shape, "kernel" in variable.path, np.float32))
+    photo = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    expected = ((photo[..., ::-1] + [-1, 2, 3]) / [2, 4, 8]).mean(axis=(1, 2))
+    np.testing.assert_allclose(model(photo), expected, rtol=1e-5)
+
+
+def test_arithmetic_of_another_layout_is_refused():
+    with pytest.raises(errors.MismatchedCheckpoint, match='of layout "NCHW"'):
+        from_keras_config.rebuild(preprocessed_by_keras_2("NCHW"), "file")
