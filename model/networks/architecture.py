@@ -346,6 +346,5 @@ def _describe(network: Network, size_px: int, num_classes: int) -> _Description:
     random.setstate(state)
     above = {o.name: o for o in model.operations if isinstance(o, keras.Layer)}
     del above[INPUT], above[NORMALISATION]
-    names = [name for name in cuts.positions(model) if name in above]
-    positions = {name: above[name].output for name in names}
+    positions = {n: above[n].output for n in cuts.positions(model) if n in above}
     return _Description(model, above, positions, misfit)
