@@ -282,3 +282,14 @@ def identify_keras(tensors):
 def test_a_model_of_another_kind_is_named():
     with refused("file: is LoRA: changes"):
         identify({"unet.lora_up.weight": empty(3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("layer", "advice"), [("conv1", r" Pass --arch=\w+ to use what fits"), ("x", "$")]
+)
+def test_advice_to_name_a_network_is_given_only_if_one_fits(layer, advice):
+    config = json.dumps({"class_name": "Strange", "config": {}})
+    tensors = {f"{layer}/kernel": empty(11, 11, 3, 96), "y/kernel": empty(9, 9, 9, 9)}
+    file = checkpoint_of(tensors, "Keras 2 HDF5 (weights)", keras_config=config)
+    with refused(f"^file: its Keras config.* a model of class 'Strange'.{advice}"):
+        identify_network.identify(file)
