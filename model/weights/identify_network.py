@@ -232,15 +232,11 @@ def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:
         if not (is_described and message):
             return _choose(candidates, arch)
     except errors.MismatchedCheckpoint as error:
-        if not message:
-            raise
-        if arch:
-            raise errors.MismatchedCheckpoint(f"{error} {message}") from error
+        if arch or not message:
+            raise errors.MismatchedCheckpoint(f"{error} {message}".strip()) from error
     for match in candidates.matches[:1]:
         if match.num_kernels:
-            message += (
-                f" Pass --arch={match.network.name} to use what fits that network."
-            )
+            message += f" Pass --arch={match.network.name} to use what fits it."
     raise errors.MismatchedCheckpoint(message)
 
 
@@ -315,19 +311,16 @@ def _explain_no_match(candidates: Candidates, arch: str) -> str:
     advice = f" It fits {fitting[0]}." if arch and fitting else ""
     if not arch:
         advice = (
-            " It may belong to another network. If a Keras or JSON file describes that "
-            "one, pass it as --arch."
+            " It may belong to another network: --arch also takes a file of that one."
         )
     named = [m for m in candidates.matches if arch in ("", m.network.name)]
     for match in named[:1]:
         naming, network = match.naming, match.network
         shapes = network.variable_shapes(naming.spec or network.input_spec)
         expected = {
-            naming.tensor_name(layer, "kernel"): naming.shapes_in_file(
-                variables["kernel"]
-            )
-            for layer, variables in shapes.items()
-            if "kernel" in variables
+            naming.tensor_name(layer, "kernel"): naming.shapes_in_file(shape["kernel"])
+            for layer, shape in shapes.items()
+            if "kernel" in shape
         }
         found = {n: t.shape for n, t in checkpoint.tensors.items() if n in expected}
         problems = [

@@ -271,7 +271,7 @@ class TestAutomaticNames:
         ],
     )
     def test_a_layer_of_another_shape_is_another_network(self, changed, message):
-        with refused(f"does not fit any.*{message}.*pass it as --arch"):
+        with refused(f"does not fit any.*{message}.*--arch also takes a file"):
             identify_keras(self.tensors(**changed))
 
 
@@ -285,7 +285,8 @@ def test_a_model_of_another_kind_is_named():
 
 
 @pytest.mark.parametrize(
-    ("layer", "advice"), [("conv1", r" Pass --arch=\w+ to use what fits"), ("x", "$")]
+    ("layer", "advice"),
+    [("conv1", r" Pass --arch=\w+ to use what fits it"), ("x", "$")],
 )
 def test_advice_to_name_a_network_is_given_only_if_one_fits(layer, advice):
     config = json.dumps({"class_name": "Strange", "config": {}})
