@@ -130,7 +130,7 @@ def test_help_and_wrong_flags_come_before_slow_imports(command):
         ("train", ("--lr=0.1",), "Did you mean --learning_rate?"),
         ("train", ("--output=a",), "Did you mean --run_dir?"),
         ("train", ("--stage=a",), "--stage=a: no such flag"),
-        ("train", ("--epochs=0",), "--epochs=0: expected 1 or more"),
+        ("train", ("--epochs=-1",), "--epochs=-1: expected 0 or more"),
         ("train", ("--optimizer=adamm",), "adamw, sgd, rmsprop; did you mean adam?"),
         ("train", ("--plan", "--find_rate"), "expected only one of them"),
         ("train", ("photos/",), "unexpected argument 'photos/'"),

@@ -21,7 +21,6 @@ from pipeline.batches.input_spec import InputSpec
 INPUT = "image"  # name of the input, as if it were the first layer
 NORMALISATION = "normalize"  # name of the layer that follows the input
 RANDOM_LAYERS = (keras.layers.Dropout, keras.layers.GaussianNoise)
-# Layers that treat each channel by itself.
 _CHANNELWISE = (
     *(keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Rescaling),
     *(keras.layers.Activation, keras.layers.ReLU, keras.layers.UpSampling2D),
@@ -331,8 +330,9 @@ def _describe(network: Network, size_px: int, num_classes: int) -> _Description:
         normal = keras.layers.Rescaling(1.0, name=NORMALISATION, dtype="float32")(image)
         try:
             model = keras.Model(image, network.connect(normal, num_classes))
-        except ValueError:
-            if size_px == network.input_spec.size_px:
+        except ValueError as error:
+            is_own_size = size_px == network.input_spec.size_px
+            if is_own_size or isinstance(error, errors.CheckpointError):
                 raise
             own = _describe(network, network.input_spec.size_px, num_classes)
             last, output = cuts.connect_what_fits(own.model, own.positions, image)

@@ -31,7 +31,7 @@ def dinov2_base(image: Any, num_classes: int) -> Any:
 def _connect(image: Any, *, channels: int) -> Any:
     """Connect patches, class token, blocks, and the normalised class token.
 
-    The position before the last one has the means of the patches' tokens beside it.
+    The position before the last one also has the means of the patches' tokens.
     """
     side = image.shape[1]
     if side % PATCH_PX:

@@ -22,8 +22,8 @@ KERNELS = {
     "vgg16": "block1_conv1 64x3x3x3, block1_conv2 64x64x3x3, "
     "block4_conv1 512x256x3x3, fc2 4096x4096, predictions 1000x4096",
     "cifar10_quick": "conv1 32x3x5x5, conv2 32x32x5x5, ip1 64x1024, ip2 10x64",
-    "cifar_cnn": "block_1_0 32x3x3x3, block_1_1 32x32x3x3, dense_1 512x2304, "
-    "dense_2 10x512",
+    "cifar_cnn": "block_1_0 32x3x3x3, block_1_1 32x32x3x3, block_2_0 64x32x3x3, "
+    "block_2_1 64x64x3x3, dense_1 512x2304, dense_2 10x512",
     # Of those with equal names, a block that the others have in other shapes.
     "efficientnet_lite0": "stem_conv 32x3x3x3, block_3_project_conv 40x144x1x1, "
     "block_15_project_conv 320x1152x1x1, head_conv 1280x320x1x1, fc 1000x1280",
