@@ -130,13 +130,18 @@ def whole_name(layer_name: str) -> str:
     return group[0] if group else layer_name
 
 
+def path_of(variable: Any) -> str:
+    """Return a Keras variable's path, which is the same whenever a network is built."""
+    return _UNNAMED.sub("variable", variable.path)
+
+
 def weights(layer: Any) -> dict[str, Any]:
     """Return {"kernel" or "query/kernel" or ...: variable} of a layer's weights.
 
     The state of random numbers is no weight.
     """
     named = {
-        _UNNAMED.sub("variable", v.path.partition("/")[2]): v for v in layer.weights
+        path_of(variable).partition("/")[2]: variable for variable in layer.weights
     }
     return {n: v for n, v in named.items() if not n.endswith(RANDOM_STATE)}
 

@@ -120,7 +120,7 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
 
 def weights(model: Any) -> dict[str, Any]:
     """Return {name: variable} of all variables but random states."""
-    named = {variable.path: variable for variable in model.variables}
+    named = {layers.path_of(variable): variable for variable in model.variables}
     return {n: v for n, v in named.items() if not n.endswith(layers.RANDOM_STATE)}
 
 
@@ -139,7 +139,7 @@ def assign(model: Any, values: Mapping[str, np.ndarray]) -> None:
 def changing_variables(tail: Any) -> set[str]:
     """Return the names of the variables that training changes, statistics included."""
     return {
-        variable.path
+        layers.path_of(variable)
         for layer in tail.layers
         if layer.trainable
         for variable in layer.variables

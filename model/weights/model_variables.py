@@ -54,7 +54,7 @@ def gather(model: Any) -> dict[str, np.ndarray]:
 def trainable(model: Any) -> dict[str, Any]:
     """Return {"layer/variable": variable} of what trains, also in nested models."""
     return {
-        "/".join(variable.path.split("/")[-2:]): variable
+        "/".join(layers.path_of(variable).split("/")[-2:]): variable
         for variable in model.trainable_variables
     }
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications.convnext import LayerScale
 
 from model.loop import dropout, train_step
 from model.networks import registry
@@ -226,3 +227,14 @@ def test_a_dropout_of_0_leaves_the_layer_out(tiny):
     assert np.array_equal(tail(features, training=True), tail(features))
     names = [layer.name for layer in assemble(plan, trunk, tail).layers]
     assert names[-3:] == ["fc4", "head_flatten", "logits"]
+
+
+def test_a_variable_without_a_name_has_the_same_one_in_every_model():
+    """ConvNeXt's scales are numbered by Keras, through all models of a process."""
+    names = []
+    for _ in range(2):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, LayerScale(0.5, 3, name="scale")(inputs))
+        assert trunk_and_tail.changing_variables(model) == {"scale/variable"}
+        names += [[*trunk_and_tail.weights(model)], [*model_variables.trainable(model)]]
+    assert names == [["scale/variable"]] * 4
