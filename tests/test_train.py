@@ -189,7 +189,8 @@ def test_deeper_layers_can_train(quick, views):
     directory = train_run.train(config)
     (stage,) = content(directory, "config.json")["stages"]
     assert stage.pop("learning_rate") == config.learning_rate
-    assert stage == {"train_from": "conv5", "cut": "conv3", "frozen": ["conv4"]}
+    assert (stage["train_from"], stage["cut"]) == ("conv5", "conv3")
+    assert (stage["frozen"], stage["optimizer"]) == (["conv4"], "adam")
     ledger = content(directory, "ledger.json")
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
     assert frozen == {"conv1", "conv2", "conv3", "conv4"}
@@ -214,7 +215,8 @@ def test_everything_can_train_from_a_random_start(quick):
 def test_each_precision_trains(quick, precision, found, capsys):
     directory = train_run.train(dataclasses.replace(quick, precision=precision))
     header = re.findall(r"^([a-z ]+?)  +(.+)", capsys.readouterr().err, re.M)
-    labels = ["weights", "network", "input", "head", "trains", "learning rate"]
+    labels = ["weights", "network", "input", "preprocessing", "head", "trains"]
+    labels.append("learning rate")
     if precision != "float32":
         labels.insert(0, "validation")
     if precision == "float16":
