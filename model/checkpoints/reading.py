@@ -24,8 +24,8 @@ from pipeline.system.errors import DataError
 # The format's own limit (safetensors' README), and what 100,000 tensors need of it.
 _HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
 _MAX_TENSORS = 100_000
-# What a folder with one model is read by: as Teachable Machine writes it, as Keras 3
-# unpacked. LABELS, the class names, lie beside it.
+# What a folder with one model is read by: as Teachable Machine writes it, with the
+# class names in LABELS beside it, or as Keras 3 unpacked.
 _KERAS_2_FILE, _SAVED_MODEL = "keras_model.h5", "model.savedmodel"
 _IN_FOLDER = (_KERAS_2_FILE, _SAVED_MODEL, "model.weights.h5")
 LABELS = "labels.txt"
@@ -59,7 +59,10 @@ def read(path: Path, *, keras_config: str = "") -> Checkpoint:
         raise errors.CorruptCheckpoint(
             f"{path}: {len(checkpoint.tensors):,} tensors, more than any network has"
         )
-    metadata = _read_class_names(inside.parent / LABELS) | checkpoint.metadata
+    metadata = dict(checkpoint.metadata)
+    # Beside a file of any other name, the labels may belong to another model.
+    if inside.name in (_KERAS_2_FILE, _SAVED_MODEL):
+        metadata = _read_class_names(inside.parent / LABELS) | metadata
     # Where model/export/exporting.py keeps it for files of other formats than Keras'.
     config = metadata.pop("keras_config", "")
     return dataclasses.replace(
