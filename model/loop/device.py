@@ -25,7 +25,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TABLE_NAME = "fastest_precision.json"
 # Networks that are known to be faster in bfloat16 wherever a processor has it.
 _FASTER_IN_BFLOAT16 = ("alexnet", "alexnet_owt")
-# float32 is exacter, and is taken unless it needs this many times the seconds.
+# float32 is more exact: bfloat16 has to be this many times as fast to be taken.
 _LEAST_GAIN = 1.1
 _TIMED_PHOTOS, _TIMED_ROUNDS = 16, 3
 _measured: dict[str, str] = {}  # the table, should its file not be writable

@@ -112,7 +112,9 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
     weights = restored = previous = None
     if config.ckpt == "none":
         network = from_keras_config.by_name_or_file(config.arch or "alexnet_owt")
-        spec = dataclasses.replace(network.input_spec, source="usual for the network")
+        spec = network.input_spec
+        if spec.is_assumed:  # random weights expect nothing else
+            spec = dataclasses.replace(spec, source="usual for the network")
         spec = config.overrides.apply(spec)
     else:
         weights = named_weights.resolve(config.ckpt, arch=config.arch)

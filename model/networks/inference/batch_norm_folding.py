@@ -60,10 +60,10 @@ def folded(model: Any) -> Callable[[Any], Any]:
 
 
 def parts(model: Any) -> tuple[dict[str, tuple[Any, Any]], set[str]]:
-    """Return {name of a layer: its folded kernel and bias}, and what drops out.
+    """Return {name of a layer: its folded kernel and bias}, and the layers left out.
 
-    That are the names of the batch normalisations. `model` is functional; models
-    inside it are not looked at.
+    The latter are the names of the batch normalisations that are folded. `model` is
+    functional; models inside it stay as they are.
     """
     norms = _foldable(model)
     kept = {name: _fold(*pair) for name, pair in norms.items()}
