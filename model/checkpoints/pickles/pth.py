@@ -29,22 +29,15 @@ _STORAGE_DTYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-class _Sealed:
-    """An object that a pickle gets but must not change."""
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError(f"a change of {type(self).__name__}")
-
-
 @dataclasses.dataclass(frozen=True)
-class _StorageKind(_Sealed):
+class _StorageKind:
     """Stands in for torch.FloatStorage and the other classes of storages."""
 
     dtype: np.dtype[Any]
 
 
 @dataclasses.dataclass
-class _Storage(_Sealed):
+class _Storage:
     """A flat piece of memory that tensors are views of; `values` comes later."""
 
     key: str
@@ -64,7 +57,7 @@ class _Storage(_Sealed):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor(_Sealed):
+class _Tensor:
     """A tensor that lies within its storage, which may still be without values."""
 
     storage: _Storage
@@ -134,15 +127,11 @@ def _loads(
     def load(reference: Any) -> _Storage:
         """("storage", kind, key, location, number of elements[, view]) -> storage."""
         match reference:
-            case ["storage", kind, key, _, size] | [
-                "storage",
-                kind,
-                key,
-                _,
-                size,
-                None,
-            ]:
-                name = unpickle.key_text(key, where)
+            case ["storage", kind, str() | int() as key, _, size, *view] if view in (
+                [],
+                [None],
+            ):
+                name = str(key)
             case _:
                 raise pickle.UnpicklingError("a reference to no known kind of storage")
         label = f"storage {bounds.brief(name)}"
@@ -158,7 +147,7 @@ def _loads(
     return unpickle.loads(data, where, start=start, names=_NAMES, persistent_load=load)
 
 
-def _damaged(path: Path, key: str, problem: str) -> errors.CorruptCheckpoint:
+def _damaged(path: Path, key: Any, problem: str) -> errors.CorruptCheckpoint:
     return errors.CorruptCheckpoint(f"{path}: storage {bounds.brief(key)} {problem}")
 
 
@@ -210,13 +199,12 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     if magic != LEGACY_MAGIC or not isinstance(keys, list):
         raise errors.CorruptCheckpoint(f"{path}: not the parts that torch.save writes")
     for key in keys:
-        name = unpickle.key_text(key, where)
-        storage = storages.get(name)
+        storage = storages.get(str(key)) if isinstance(key, str | int) else None
         count = data[position : position + 8]
         if storage is None or len(count) < 8:
-            raise _damaged(path, name, "is missing")
+            raise _damaged(path, key, "is missing")
         if int.from_bytes(count, "little") != storage.num_elements:
-            raise _damaged(path, name, "has another size")
+            raise _damaged(path, key, "has another size")
         begin, position = position + 8, position + 8 + storage.size_bytes
         storage.set_values(memoryview(data)[begin:position], path)
     for name, storage in storages.items():
@@ -231,7 +219,7 @@ def _state_dict(saved: Any, path: Path) -> dict[str, np.ndarray]:
         if isinstance(saved, Mapping) and isinstance(saved.get(wrapper), Mapping):
             saved = saved[wrapper]
     by_name = {
-        unpickle.key_text(name, str(path)): value
+        str(name): value
         for name, value in (saved.items() if isinstance(saved, Mapping) else ())
         if isinstance(value, _Tensor)
     }

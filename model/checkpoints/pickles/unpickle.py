@@ -5,20 +5,24 @@ arrays. Every name that it asks for is looked up in a short list of our own stan
 Any other name is an UnsafeCheckpoint, and nothing is ever imported for it.
 """
 
-import collections
 import io
 import itertools
 import pickle
-from collections.abc import Callable, Mapping
-from typing import Any
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from model.checkpoints import bounds, errors
-from model.checkpoints.pickles import numpy_stand_ins, opcodes
+from model.checkpoints.pickles import numpy_stand_ins
 
 _MAX_LEVELS = 20  # of lists and dicts in one another
 _MAX_NAME = 500  # characters
+# Parts of a pickle: its instructions, their lengths and texts. A state dict has some 80
+# a tensor; each may cost 200 bytes of memory.
+_MAX_PARTS = 2_000_000
+_MAX_ENTRIES = 1_000_000  # of what a pickle builds
 
 
 def loads(
@@ -40,12 +44,11 @@ def loads(
         errors.CorruptCheckpoint: the bytes are not a pickle, or end too early.
     """
     try:
-        file = io.BytesIO(data)  # which makes no copy
+        file = _Parts(data)  # which makes no copy
         file.seek(start)
-        length = opcodes.check(file) - start
-        file.seek(start)
-        reader = _Reader(file, where, names, persistent_load)
-        value = _Resolver(max_copied_bytes=length).resolve(reader.load())
+        value = _Reader(file, where, names, persistent_load).load()
+        length = file.tell() - start
+        value = _Resolver(max_copied_bytes=length).resolve(value)
     except errors.CheckpointError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its opcodes meet
@@ -56,7 +59,85 @@ def loads(
     return value, length
 
 
-class _Reader(pickle.Unpickler):
+class _Parts(io.BytesIO):
+    """A pickle of a limited number of parts, each of which is read by itself."""
+
+    _parts_left = _MAX_PARTS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._parts_left -= 1
+        if self._parts_left < 0:
+            raise pickle.UnpicklingError(f"more than {_MAX_PARTS:,} parts")
+        data = super().read(size)
+        if len(data) < (size or 0):
+            raise EOFError("it ends too early")
+        return data
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line
+
+
+class _Names(dict[Any, Any]):
+    """A dict or OrderedDict of a pickle, whose keys are texts or small integers.
+
+    Other keys may take for ever to hash, or crash Python, or have equal hashes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, items: Iterable[tuple[Any, Any]] = ()) -> None:
+        for key, value in items.items() if isinstance(items, dict) else items:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        is_small = isinstance(key, int) and abs(key) < 1 << 64
+        if not is_small and not isinstance(key, str):
+            raise pickle.UnpicklingError(
+                f"expected names in text, found a {type(key).__name__}"
+            )
+        super().__setitem__(key, value)
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore attributes, such as those that PyTorch adds to an OrderedDict."""
+
+
+def _load_dict(reader: Any) -> None:
+    items = reader.pop_mark()
+    reader.append(_Names(zip(items[::2], items[1::2], strict=True)))
+
+
+def _load_bytes(reader: Any) -> None:
+    (size,) = struct.unpack("<Q", reader.read(8))
+    reader.append(reader.read(size))
+
+
+def _load_state(reader: Any) -> None:
+    """Call __setstate__ alone: no attribute of a stand-in can be replaced."""
+    state = reader.stack.pop()
+    reader.stack[-1].__setstate__(state)
+
+
+_INHERITED = pickle._Unpickler.dispatch
+_DISPATCH: dict[int, Any] = {
+    **_INHERITED,
+    pickle.EMPTY_DICT[0]: lambda reader: reader.append(_Names()),
+    pickle.DICT[0]: _load_dict,
+    pickle.BYTEARRAY8[0]: _load_bytes,
+    pickle.BUILD[0]: _load_state,
+    pickle.FRAME[0]: lambda reader: reader.read(8),  # how much to read at once
+    # Sets become lists, so that nothing in them is hashed.
+    pickle.EMPTY_SET[0]: _INHERITED[pickle.EMPTY_LIST[0]],
+    pickle.ADDITEMS[0]: _INHERITED[pickle.APPENDS[0]],
+    pickle.FROZENSET[0]: _INHERITED[pickle.LIST[0]],
+}
+
+
+class _Reader(pickle._Unpickler):
+    """Python's own unpickler, in Python: that in C may be made to take any memory."""
+
     def __init__(
         self,
         file: io.BytesIO,
@@ -68,24 +149,11 @@ class _Reader(pickle.Unpickler):
         self._where = where
         self._names = names
         self._persistent_load = persistent_load
-        self._entries_left = opcodes.MAX_STEPS
-
-    def _ordered_dict(self, *arguments: Any) -> Any:
-        """Stand in for collections.OrderedDict, which copies its argument."""
-        if arguments and not isinstance(arguments[0], dict):
-            num_odd_keys = sum(not isinstance(key, str) for key, _ in arguments[0])
-            if num_odd_keys > opcodes.MAX_ODD_KEYS:
-                raise pickle.UnpicklingError(f"{num_odd_keys:,} keys that are no text")
-        ordered = collections.OrderedDict(*arguments)
-        self._entries_left -= len(ordered)
-        if self._entries_left < 0:
-            raise pickle.UnpicklingError(f"more than {opcodes.MAX_STEPS:,} entries")
-        return ordered
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name == "collections.OrderedDict":
-            return self._ordered_dict
+            return _Names
         if full_name not in self._names:
             raise errors.UnsafeCheckpoint(
                 f"{self._where}: its pickle asks for {bounds.printable(full_name)}, "
@@ -98,6 +166,8 @@ class _Reader(pickle.Unpickler):
         if self._persistent_load is None:
             raise pickle.UnpicklingError("a reference to data outside the pickle")
         return self._persistent_load(pid)
+
+    dispatch: ClassVar[dict[int, Any]] = _DISPATCH
 
 
 class _Resolver:
@@ -128,20 +198,8 @@ class _Resolver:
                 raise pickle.UnpicklingError("arrays that share their text")
             return value.values()
         if isinstance(value, dict):
-            # dict's own method: the pickle may have given an OrderedDict another.
-            return {k: self.resolve(v, level + 1) for k, v in dict.items(value)}
+            return {k: self.resolve(v, level + 1) for k, v in value.items()}
         return [self.resolve(item, level + 1) for item in value]
-
-
-def key_text(key: Any, where: str) -> str:
-    """Return the name that a dict's key, text or a number, stands for."""
-    if isinstance(key, str):
-        return key
-    if isinstance(key, int) and abs(key) < 1 << 64:
-        return str(key)
-    raise errors.CorruptCheckpoint(
-        f"{where}: expected names in text, found a {type(key).__name__}"
-    )
 
 
 def flatten(value: Any, where: str) -> dict[str, np.ndarray]:
@@ -154,17 +212,16 @@ def flatten(value: Any, where: str) -> dict[str, np.ndarray]:
     steps = itertools.count()
 
     def visit(prefix: str, value: Any) -> None:
-        if next(steps) > opcodes.MAX_STEPS or len(prefix) > _MAX_NAME:
+        if next(steps) > _MAX_ENTRIES or len(prefix) > _MAX_NAME:
             raise errors.CorruptCheckpoint(
-                f"{where}: more than {opcodes.MAX_STEPS:,} entries, or names longer "
+                f"{where}: more than {_MAX_ENTRIES:,} entries, or names longer "
                 f"than {_MAX_NAME} characters; this is no dict of arrays"
             )
         if isinstance(value, np.ndarray):
             tensors[prefix] = value
         elif isinstance(value, dict):
             for key, inner in value.items():
-                text = key_text(key, where)
-                visit(f"{prefix}/{text}" if prefix else text, inner)
+                visit(f"{prefix}/{key}" if prefix else str(key), inner)
         elif isinstance(value, list):
             for number, inner in enumerate(value):
                 visit(f"{prefix}/{number}", inner)

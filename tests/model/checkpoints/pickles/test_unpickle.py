@@ -325,21 +325,24 @@ class TestBombs:
     @cases.table(
         "data",
         {
-            "LONG_BINPUT": LIST + put(2**32 - 1) + STOP,
-            "LONG_BINPUT 100 million": LIST + put(10**8) + STOP,
-            "PUT": LIST + b"p100000000\n" + STOP,
             "BINBYTES8": b"\x8e" + struct.pack("<Q", 2**62) + b"x" + STOP,
             "BINUNICODE8": b"\x8d" + struct.pack("<Q", 2**40) + b"x" + STOP,
             "BYTEARRAY8": b"\x96" + struct.pack("<Q", 2**36) + b"x" + STOP,
             "BINBYTES": b"B" + struct.pack("<I", 2**32 - 1) + b"x" + STOP,
             "BINSTRING": b"T" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
             "LONG4": b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
-            "FRAME": b"\x95" + struct.pack("<Q", 2**60) + LIST + STOP,
         },
     )
     def test_a_claim_of_gigabytes_takes_no_memory(self, data):
         with memory.at_most(1 << 20), corrupt("not a readable pickle"):
             loads(b"\x80\x05" + data)
+
+    @pytest.mark.parametrize(
+        "data", [put(2**32 - 1), b"p100000000\n", b"\x95" + struct.pack("<Q", 2**60)]
+    )
+    def test_large_places_in_the_memo_and_large_frames_take_no_memory(self, data):
+        with memory.at_most(1 << 20):
+            assert loads(b"\x80\x05" + LIST + data + STOP) == []
 
     @pytest.mark.parametrize("levels", [30, 4000])
     @pytest.mark.parametrize(
@@ -351,46 +354,35 @@ class TestBombs:
         with corrupt("nested more than 20 levels"):
             loads(PROTO2 + begin * levels + NONE + end * levels + STOP)
 
-    @cases.table(
-        "wrap",
-        {
-            "TUPLE1": TUPLE1,
-            "TUPLE3": b"\x85NN\x87",
-            "mark taken back": MARK + b"0" + TUPLE1,
-            "by the memo": put(0) + POP + get(0) + TUPLE1,
-            "BUILD": b"N" + BUILD + TUPLE1,
-            "doubled by DUP": b"2\x86",
-            "doubled by the memo": put(0) + get(0) + b"\x86",
-            "frozen sets": MARK + b"K\x01\x91" + b"\x86",
-        },
-    )
+    @pytest.mark.parametrize("wrap", [TUPLE1, b"2\x86"], ids=["deep", "doubled"])
     def test_tuples_that_cannot_be_hashed_are_refused(self, wrap):
         """A deep one's hash would crash Python, that of a doubled one never end."""
         data = PROTO2 + DICT + NONE + wrap * 90_000 + NONE + b"s" + STOP
-        with corrupt("over 5,000 tuples in one"):
+        with corrupt("names in text, found a tuple"):
             loads(data)
 
     @cases.table(
-        "content",
+        "data",
         {
-            "dict of long integers": {n * (2**61 - 1): None for n in range(1, 2100)},
-            "dict of tuples": {(n, -n): None for n in range(2100)},
-            "set": {(n, -n) for n in range(2100)},
-            "frozen set": frozenset((n, -n) for n in range(2100)),
-            "ordered dict": ordered([[n * (2**61 - 1), 0] for n in range(2100)]),
+            "long integer": pickle.dumps({1 << 64: None}),
+            "tuple": pickle.dumps({(1, 2): None}),
+            "in protocol 0": pickle.dumps({(1, 2): None}, 0),
+            "DICT": PROTO2 + MARK + NONE + TUPLE1 + NONE + b"d" + STOP,
+            "ordered dict": ordered([[1 << 64, 0]]),
+            "copied": ordered({1 << 64: 0}),
         },
     )
-    def test_keys_whose_hashes_may_be_equal_are_refused(self, content):
+    def test_keys_whose_hashes_may_be_equal_are_refused(self, data):
         """A dict of n such keys takes n * n / 2 comparisons."""
-        data = content if isinstance(content, bytes) else pickle.dumps(content, 4)
-        with corrupt(r"2,\d+ keys that are"):
+        with corrupt("names in text, found a"):
             loads(data)
 
-    def test_a_huge_key_is_not_printed(self):
-        """It would take a hundred megabytes."""
-        data = pickle.dumps({("n" * 1_000_000,) * 100: np.zeros(1)})
-        with memory.at_most(8 << 20), corrupt("names in text, found a tuple"):
-            unpickle.flatten(loads(data), "w.pkl")
+    @pytest.mark.parametrize("kind", [set, frozenset])
+    def test_sets_become_lists(self, kind):
+        assert sorted(loads(pickle.dumps(kind([(1, 2), (3, 4)]), 4))) == [
+            [1, 2],
+            [3, 4],
+        ]
 
     def test_many_flat_tuples_are_read(self):
         tuples = [(number, (number, number)) for number in range(6000)]
@@ -430,7 +422,6 @@ class TestBombs:
         with memory.at_most(8 << 20), corrupt("names longer than 500"):
             unpickle.flatten(loads(data), "w.pkl")
 
-    def test_too_many_steps_are_refused(self):
-        data = PROTO2 + b"\x8f0" * 600_000 + LIST + STOP
-        with corrupt("more than 1,000,000 steps"):
-            loads(data)
+    def test_too_many_parts_are_refused(self):
+        with corrupt("more than 2,000,000 parts"):
+            loads(PROTO2 + b"N0" * 1_000_000 + LIST + STOP)
