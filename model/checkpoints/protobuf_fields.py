@@ -11,6 +11,7 @@ from model.checkpoints import errors
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
+_MAX_FIELDS = 1_000_000  # of a file; beyond any model's
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Field:
 
 class Wire:
     """A file as protobuf messages."""
+
+    _fields_left = _MAX_FIELDS
 
     def __init__(self, data: bytes, where: str) -> None:
         """Take the file's bytes, without a copy, and its name for errors."""
@@ -69,6 +72,9 @@ class Wire:
 
     def field(self, at: int, end: int) -> Field:
         """Return the field that begins at `at`, in a message that ends at `end`."""
+        self._fields_left -= 1
+        if self._fields_left < 0:
+            raise self.corrupt(f"more than {_MAX_FIELDS:,} fields", at)
         tag, begin = self.varint(at, end)
         number, kind = tag >> 3, tag & 7
         value = 0
@@ -102,6 +108,20 @@ class Wire:
             field = self.field(at, end)
             at = field.end
             yield field
+
+    def numbers(self, field: Field) -> Iterator[int]:
+        """Yield the numbers of a repeated field: one, or several that are packed."""
+        if field.kind == VARINT:
+            yield field.value
+            return
+        at, end = self.span(field)
+        while at < end:
+            number, at = self.varint(at, end)
+            yield number
+
+    def by_number(self, message: Field | None = None) -> dict[int, Field]:
+        """Return {number: the last field of that number} of a message."""
+        return {field.number: field for field in self.fields(message)}
 
     def text(self, field: Field) -> str:
         """Return the value of a text field."""

@@ -9,12 +9,13 @@ protobuf.dev/programming-guides/encoding.
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from model.checkpoints import bounds, errors, protobuf_fields
+from model.checkpoints import bounds, errors
 from model.checkpoints.checkpoint import Checkpoint
-from model.checkpoints.protobuf_fields import Field
+from model.checkpoints.protobuf_fields import BYTES, Field, Wire
 
 # Fields of NetParameter, its layers and their blobs.
 _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
@@ -23,20 +24,10 @@ _NET_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 100}
 _LAYER_FIELDS = {_NET_LAYERS: (1, 2, 7), _NET_LAYERS_V1: (4, 5, 6)}
 _V0_LAYER = 1
 _BLOB_AXES, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
-_BLOB_DIFF, _BLOB_DOUBLE_DIFF = 6, 9
-_SHAPE_DIM = 1
-# How numbers are stored: their type, and the wire type of one that is not packed.
-_NUMBERS = {
-    _BLOB_DATA: ("<f4", protobuf_fields.FIXED32),
-    _BLOB_DIFF: ("<f4", protobuf_fields.FIXED32),
-    _BLOB_DOUBLES: ("<f8", protobuf_fields.FIXED64),
-    _BLOB_DOUBLE_DIFF: ("<f8", protobuf_fields.FIXED64),
+_DTYPES: dict[int, np.dtype[Any]] = {
+    _BLOB_DATA: np.dtype("<f4"),
+    _BLOB_DOUBLES: np.dtype("<f8"),
 }
-_MAX_AXES = 32  # kMaxBlobAxes, caffe/blob.hpp
-# Fields of a file, where a run of numbers counts as one. Networks of 1,500 layers have
-# some 30,000.
-_MAX_FIELDS = 500_000
-_MAX_NAME_BYTES = 1000
 _BEGINNING = 1 << 20  # bytes that show whether a file is one
 # Axes of a layer's first blob, the kernel; other blobs are biases and have one.
 _KERNEL_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2}
@@ -52,37 +43,17 @@ _V1_TYPES = dict(enumerate((
 ), start=1))  # fmt: skip
 
 
-class Message(protobuf_fields.Wire):
-    """A file as protobuf messages, with limits that every network observes."""
-
-    _fields_left = _MAX_FIELDS
-
-    def field(self, at: int, end: int) -> Field:
-        """Return the field that begins at `at`, in a message that ends at `end`."""
-        if not self._fields_left:
-            raise self.corrupt(f"more than {_MAX_FIELDS:,} fields", at)
-        self._fields_left -= 1
-        return super().field(at, end)
-
-    def text(self, field: Field) -> str:
-        """Return the value of a text field, a name."""
-        size = field.end - field.start
-        if size > _MAX_NAME_BYTES:
-            raise self.corrupt(f"a name of {size:,} bytes", field.start)
-        return super().text(field)
-
-
 def recognises(path: Path) -> bool:
     """Return whether a file begins like a NetParameter, which has no signature."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        message = Message(file.read(_BEGINNING), str(path))
+        message = Wire(file.read(_BEGINNING), str(path))
     at = layers = 0
     try:
         while at < min(size, len(message.data) - 20):
             field = message.field(at, size)
             is_layer = field.number in _LAYER_FIELDS
-            is_message = field.kind == protobuf_fields.BYTES
+            is_message = field.kind == BYTES
             if field.number not in _NET_FIELDS or (is_layer and not is_message):
                 return False
             layers += is_layer
@@ -99,7 +70,7 @@ def read(path: Path) -> Checkpoint:
     "conv1/0" is OIHW, a dense layer's "fc6/0" is [out, in]. Metadata have the "name" of
     the network.
     """
-    message = Message(path.read_bytes(), str(path))
+    message = Wire(path.read_bytes(), str(path))
     tensors: dict[str, np.ndarray] = {}
     name = ""
     layers: list[str] = []
@@ -134,7 +105,7 @@ def _as_word(text: str) -> str:
     return "_".join(text.split()) or "?"
 
 
-def _layer(message: Message, field: Field) -> tuple[str, str, list[np.ndarray]]:
+def _layer(message: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:
     """Return name, type and blobs of a layer, of the new version or version 1."""
     is_v1 = field.number == _NET_LAYERS_V1
     name_field, type_field, blob_field = _LAYER_FIELDS[field.number]
@@ -155,84 +126,34 @@ def _layer(message: Message, field: Field) -> tuple[str, str, list[np.ndarray]]:
     return name, kind, blobs
 
 
-def blob(message: Message, blob_field: Field | None = None) -> np.ndarray:
+def blob(message: Wire, blob_field: Field | None = None) -> np.ndarray:
     """Return a BlobProto, a field or the whole file, as an array in its own shape.
 
     It is float32 or float64, a view of the file's bytes unless they are in pieces.
+    Caffe packs the numbers of a blob into one field.
     """
-    axes, shape = [1, 1, 1, 1], None
-    pieces: dict[int, list[np.ndarray]] = {number: [] for number in _NUMBERS}
-    start, end = message.span(blob_field)
-    at = start
-    while at < end:
-        field = message.field(at, end)
-        if field.number in _NUMBERS:
-            piece, at = _numbers(message, field, at, end)
-            pieces[field.number].append(piece)
-            continue
-        at = field.end
+    shape = [1, 1, 1, 1]
+    pieces: dict[int, list[np.ndarray]] = {number: [] for number in _DTYPES}
+    for field in message.fields(blob_field):
         if field.number in _BLOB_AXES:
-            axes[field.number - 1] = field.value
+            shape[field.number - 1] = field.value
         elif field.number == _BLOB_SHAPE:
-            shape = _shape(message, field)
+            shape = [n for part in message.fields(field) for n in message.numbers(part)]
+        elif field.number in _DTYPES:
+            start, end = message.span(field)
+            dtype = _DTYPES[field.number]
+            count, rest = divmod(end - start, dtype.itemsize)
+            if rest:
+                problem = f"{end - start:,} bytes of {dtype} numbers"
+                raise message.corrupt(problem, start)
+            piece = np.frombuffer(message.data, dtype, count, start)
+            pieces[field.number].append(piece)
     parts = pieces[_BLOB_DOUBLES] or pieces[_BLOB_DATA] or [np.empty(0, "<f4")]
     values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    shape = tuple(axes) if shape is None else shape
     if not bounds.is_possible_shape(shape) or math.prod(shape) != values.size:
-        problem = f"a blob of shape {list(shape)} with {values.size:,} numbers"
-        raise message.corrupt(problem, start)
+        problem = f"a blob of shape {shape[:9]} with {values.size:,} numbers"
+        raise message.corrupt(problem, message.span(blob_field)[0])
     return values.reshape(shape)
-
-
-def _shape(message: Message, field: Field) -> tuple[int, ...]:
-    """Return a BlobShape, whose sizes are in one field or in a field each."""
-    sizes: list[int] = []
-    for part in message.fields(field):
-        at = part.start
-        while part.number == _SHAPE_DIM and at < part.end:
-            size, at = message.varint(at, part.end)
-            sizes.append(size)
-            if len(sizes) > _MAX_AXES:
-                raise message.corrupt(f"a shape of more than {_MAX_AXES} axes", at)
-    return tuple(sizes)
-
-
-def _numbers(
-    message: Message, field: Field, at: int, end: int
-) -> tuple[np.ndarray, int]:
-    """Return numbers that begin with a field at `at`, and the byte after them.
-
-    Packed numbers are one field. Others are a field each, with a tag of one byte; a run
-    of such fields is read as a structured array, without a loop.
-    """
-    code, kind = _NUMBERS[field.number]
-    dtype = np.dtype(code)
-    if field.kind == protobuf_fields.BYTES:
-        size = field.end - field.start
-        count, rest = divmod(size, dtype.itemsize)
-        if rest:
-            raise message.corrupt(f"{size:,} bytes of {dtype} numbers", field.start)
-        return np.frombuffer(message.data, dtype, count, field.start), field.end
-    if field.kind != kind or field.start != at + 1:
-        raise message.corrupt("numbers of another kind", field.start)
-    pair = np.dtype([("tag", "u1"), ("value", dtype)])
-    pairs = np.frombuffer(message.data, pair, (end - at) // pair.itemsize, at)
-    count = _run_length(pairs["tag"])
-    return pairs["value"][:count], at + count * pair.itemsize
-
-
-def _run_length(tags: np.ndarray) -> int:
-    """Return how many tags at the beginning equal the first.
-
-    Tags far behind the run are not read: a hostile blob is a million short runs.
-    """
-    count, block = 0, 1024
-    while count < len(tags):
-        others = np.flatnonzero(tags[count : count + block] != tags[0])
-        if len(others):
-            return count + int(others[0])
-        count, block = count + block, 2 * block
-    return len(tags)
 
 
 def drop_leading_ones(values: np.ndarray, axes: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from model.checkpoints import errors, npy
 from model.checkpoints.caffe import caffemodel
+from model.checkpoints.protobuf_fields import Wire
 from pipeline.system import file_system
 
 _MAX_BYTES = 64 << 20  # 1536 x 1536 pixels of double precision
@@ -30,7 +31,7 @@ def read(path: Path) -> np.ndarray:
     if data.startswith(npy.SIGNATURE):
         values = npy.parse_values(data, where)
     else:
-        values = caffemodel.blob(caffemodel.Message(data, where))
+        values = caffemodel.blob(Wire(data, where))
     values = caffemodel.drop_leading_ones(values, 1)
     if values.ndim == 3 and values.shape[0] == 3:
         values = values.transpose(1, 2, 0)

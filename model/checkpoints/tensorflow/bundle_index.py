@@ -15,7 +15,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import bounds, protobuf_fields
+from model.checkpoints import bounds
+from model.checkpoints.protobuf_fields import Wire
 from model.checkpoints.tensorflow import leveldb
 
 _MAX_INDEX_BYTES = 256 << 20
@@ -58,7 +59,7 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
         raise leveldb.unreadable(prefix, f"an index of {size:,} bytes")
     num_shards, entries = 0, {}
     for key, value in leveldb.read(index.read_bytes(), prefix):
-        message = protobuf_fields.Wire(value, str(index))
+        message = Wire(value, str(index))
         if not key:
             num_shards = _parse_num_shards(message, prefix)
         elif not key.startswith(b"\0"):  # parts of sliced variables, by ordered codes
@@ -73,47 +74,29 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
     return num_shards, entries
 
 
-def _parse_num_shards(message: protobuf_fields.Wire, prefix: Path) -> int:
+def _parse_num_shards(message: Wire, prefix: Path) -> int:
     """Return the number of data files in a BundleHeaderProto."""
-    num_shards = 0
-    for field in message.fields():
-        if field.number == 1:
-            num_shards = field.value
-        elif field.number == 2 and field.value:
-            raise leveldb.unreadable(prefix, "written on a big-endian machine")
-    return num_shards
+    fields = message.by_number()
+    if 2 in fields and fields[2].value:
+        raise leveldb.unreadable(prefix, "written on a big-endian machine")
+    return fields[1].value if 1 in fields else 0
 
 
-def _parse_entry(message: protobuf_fields.Wire, prefix: Path) -> Entry:
+def _parse_entry(message: Wire, prefix: Path) -> Entry:
     """Parse a BundleEntryProto."""
-    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
-    shape: tuple[int, ...] = ()
-    sliced = False
-    for field in message.fields():
-        if field.number in numbers:
-            numbers[field.number] = field.value
-        elif field.number == 2:
-            shape = _parse_shape(message, field, prefix)
-        elif field.number == 7:
-            sliced = True
-    dtype, shard, offset, size, crc = numbers.values()
-    entry = Entry(dtype, shape, shard, offset, size, crc, sliced)
-    if dtype in DTYPES and not sliced and size != entry.num_bytes:
-        problem = f"a tensor of shape {list(shape)} in {size:,} bytes"
+    fields = message.by_number()
+    dtype, shard, offset, size, crc = (
+        fields[number].value if number in fields else 0 for number in (1, 3, 4, 5, 6)
+    )
+    shape: list[int] = []  # in a TensorShapeProto
+    for dim in message.fields(fields[2]) if 2 in fields else ():
+        if dim.number == 2:
+            size_field = message.by_number(dim).get(1)
+            shape.append(size_field.value if size_field else 0)
+    if not bounds.is_possible_shape(shape):
+        raise leveldb.unreadable(prefix, f"a shape that begins with {shape[:8]}")
+    entry = Entry(dtype, tuple(shape), shard, offset, size, crc, sliced=7 in fields)
+    if dtype in DTYPES and not entry.sliced and size != entry.num_bytes:
+        problem = f"a tensor of shape {shape} in {size:,} bytes"
         raise leveldb.unreadable(prefix, problem)
     return entry
-
-
-def _parse_shape(
-    message: protobuf_fields.Wire, field: protobuf_fields.Field, prefix: Path
-) -> tuple[int, ...]:
-    """Parse a TensorShapeProto."""
-    sizes: list[int] = []
-    for dim in message.fields(field):
-        if dim.number == 2:
-            parts = message.fields(dim)
-            sizes.append(next((part.value for part in parts if part.number == 1), 0))
-            if not bounds.is_possible_shape(sizes):
-                problem = f"a shape that begins with {sizes[:8]}"
-                raise leveldb.unreadable(prefix, problem)
-    return tuple(sizes)

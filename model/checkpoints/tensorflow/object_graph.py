@@ -6,11 +6,10 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from model.checkpoints.protobuf_fields import BYTES, Field, Wire
+from model.checkpoints.protobuf_fields import BYTES, Wire
 
 LayerPaths = Mapping[tuple[str, ...], str]  # {attributes from the root on: layer}
 NO_LAYERS: LayerPaths = {}
-_MAX_PARTS = 4_000_000  # beyond any model's
 # Numbers of fields: of the graph, of a node, of its children and of its attributes.
 _NODES, _CHILDREN, _ATTRIBUTES = 1, 1, 2
 _NODE_ID, _LOCAL_NAME, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
@@ -49,31 +48,19 @@ def variable_names(graph: Wire, layers: LayerPaths) -> dict[str, str]:
 
 
 def _nodes(graph: Wire) -> Iterator[_Node]:
-    num_parts = 0
     for field in graph.fields():
         if field.number != _NODES:
             continue
         children, key, full_name = dict[str, int](), "", ""
         for part in graph.fields(field):
-            num_parts += 1
-            if num_parts > _MAX_PARTS:
-                raise graph.corrupt("an object graph beyond any model's", part.start)
-            if part.number == _CHILDREN:
-                texts, index = _values(graph, part)
-                children[texts.get(_LOCAL_NAME, "")] = index
-            elif part.number == _ATTRIBUTES:
-                texts, _ = _values(graph, part)
+            if part.number not in (_CHILDREN, _ATTRIBUTES):
+                continue
+            values = graph.by_number(part)
+            texts = {n: graph.text(f) for n, f in values.items() if f.kind == BYTES}
+            if part.number == _ATTRIBUTES:
                 key = texts.get(_CHECKPOINT_KEY, "")
                 full_name = texts.get(_FULL_NAME, "")
+            else:
+                index = values[_NODE_ID].value if _NODE_ID in values else 0
+                children[texts.get(_LOCAL_NAME, "")] = index
         yield _Node(children, key, full_name)
-
-
-def _values(graph: Wire, part: Field) -> tuple[dict[int, str], int]:
-    """Return a child's or attribute's texts by field number, and the node's index."""
-    texts, index = dict[int, str](), 0
-    for field in graph.fields(part):
-        if field.kind == BYTES:
-            texts[field.number] = graph.text(field)
-        elif field.number == _NODE_ID:
-            index = field.value
-    return texts, index

@@ -14,18 +14,15 @@ BIAS = np.array([0.5, -1.25], np.float32)
 DENSE = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 
 
-def blob(array, *, packed=True, legacy=False, double=False):
+def blob(array, *, legacy=False, double=False):
     """A BlobProto; legacy: four axes in fields of their own."""
     if legacy:
         axes = (1,) * (4 - array.ndim) + array.shape
         body = b"".join(number(n, size) for n, size in enumerate(axes, start=1))
     else:
         body = message(7, message(1, b"".join(map(varint, array.shape))))
-    field, code, kind = (8, "<f8", 1) if double else (5, "<f4", 5)
-    values = array.astype(code).ravel()
-    if packed:
-        return body + message(field, values.tobytes())
-    return body + b"".join(bytes([field << 3 | kind]) + v.tobytes() for v in values)
+    field, code = (8, "<f8") if double else (5, "<f4")
+    return body + message(field, array.astype(code).tobytes())
 
 
 def layer(name, kind, *blobs):
@@ -54,13 +51,11 @@ def network_v1(**options):
 
 
 FORMS = {
-    "new, packed": network(),
-    "new, unpacked": network(packed=False),
+    "new": network(),
     "new, legacy axes": network(legacy=True),
     "new, double": network(double=True),
-    "new, double, unpacked": network(double=True, packed=False),
-    "old, packed, legacy axes": network_v1(legacy=True),
-    "old, unpacked": network_v1(packed=False),
+    "old": network_v1(),
+    "old, legacy axes": network_v1(legacy=True),
 }
 ALL = pytest.mark.parametrize("form", FORMS)
 
@@ -102,11 +97,9 @@ def test_a_kernel_of_one_filter_keeps_its_axes(read):
 
 
 def test_numbers_in_several_pieces_are_joined(read):
-    """As a stream may have them: packed, then one by one, then packed."""
     values = DENSE.ravel()
     body = message(7, message(1, b"\3\4")) + message(5, values[:5].tobytes())
-    body += b"".join(b"\x2d" + v.tobytes() for v in values[5:7])
-    body += message(5, values[7:].tobytes())
+    body += message(5, values[5:].tobytes())
     tensors = read(layer("d", "InnerProduct", body)).tensors
     arrays.assert_same(tensors, {"d/0": DENSE})
 
@@ -143,19 +136,18 @@ class TestRefused:
                 r"shape \[5\] with 0 numbers",
             ),
             "axes": (
-                in_layer(message(7, message(1, b"\1" * 33)) + blob(BIAS)),
-                "more than 32 axes",
+                in_layer(message(7, message(1, b"\1" * 33)) + message(5, bytes(4))),
+                r"shape \[1, 1, 1, 1, 1, 1, 1, 1, 1\] with 1 n",
             ),
             "size": (
                 in_layer(message(7, message(1, b"\0" + b"\xff" * 8 + b"\x7f"))),
                 "a blob of shape",
             ),
             "odd bytes": (in_layer(message(5, b"123")), "3 bytes of float32 numbers"),
-            "integer": (in_layer(number(5, 3)), "numbers of another kind"),
-            "long name": (layer("d" * 1001, "X", blob(BIAS)), "a name of 1,001 bytes"),
+            "integer": (in_layer(number(5, 3)), "that is no message"),
             "many fields": (
-                in_layer(blob(BIAS)) + number(4, 3) * 500_001,
-                "more than 500,000 fields",
+                in_layer(blob(BIAS)) + number(4, 3) * 1_000_001,
+                "more than 1,000,000 fields",
             ),
             "number for a layer": (number(100, 5), "no message"),
             "kind": (text(1, "x") + b"\xa7\x06", "unknown kind 7"),
@@ -196,7 +188,6 @@ class TestMean:
         {
             "new": blob(IMAGE),
             "legacy": blob(IMAGE, legacy=True),
-            "unpacked": blob(IMAGE, legacy=True, packed=False),
             "double": blob(IMAGE, double=True),
             "of one image": blob(IMAGE[None]),
         },
