@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-import time
+import timeit
 import zlib
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,9 @@ class ComputeSetup:
 
 
 def set_up(precision: str, cache_dir: Path) -> ComputeSetup:
-    """Prepare TensorFlow for a training with repeatable results.
+    """Prepare TensorFlow for a training with repeatable results, before it computes.
 
-    Must be called before TensorFlow computes anything.
-
-    Args:
-        precision: One of PRECISIONS.
-        cache_dir: Folder of all feature caches.
+    `precision` is one of PRECISIONS, `cache_dir` the folder of all feature caches.
     """
     tf.config.experimental.enable_op_determinism()
     device_name = f"CPU ({_cpu_entry('model name') or 'unknown'})"
@@ -117,18 +113,7 @@ def choose_for_network(
     convolutions of single channels do not use them. "auto" therefore times a network on
     such a processor once, up to the layer `last`, and keeps the answer in the user's
     cache folder. The engine "auto" is ONNX Runtime on a processor, where it is
-    installed.
-
-    Args:
-        setup: result of `set_up`.
-        requested: one of PRECISIONS.
-        engine: one of onnx_runtime.ENGINES.
-        network: network whose lower layers may be frozen.
-        spec: size of its input.
-        last: layer that the head sits on.
-
-    Raises:
-        UsageError: the engine is not installed.
+    installed. `requested` is one of PRECISIONS, `engine` one of onnx_runtime.ENGINES.
     """
     precision = setup.precision
     on_cpu = not tf.config.list_physical_devices("GPU")
@@ -189,19 +174,18 @@ def _seconds_in_each(
     """Return the shortest seconds of a forward pass in float32 and in bfloat16."""
     shape = (_TIMED_PHOTOS, spec.size_px, spec.size_px, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    seconds: list[list[float]] = [[], []]
     steps = [
         traced_function.for_any_batch(
             batch_norm_folding.folded(network.build(spec, last=last, dtype=dtype))
         )
         for dtype in ("float32", "mixed_bfloat16")
     ]
-    for _ in range(1 + _TIMED_ROUNDS):
-        for step, durations in zip(steps, seconds, strict=True):
-            start_s = time.perf_counter()
-            step(images).numpy()
-            durations.append(time.perf_counter() - start_s)
-    exact, narrow = (min(durations[1:]) for durations in seconds)  # without tracing
+
+    def seconds(step: Any) -> float:
+        return timeit.timeit(lambda: step(images).numpy(), number=1)
+
+    rounds = [list(map(seconds, steps)) for _ in range(1 + _TIMED_ROUNDS)]
+    exact, narrow = np.min(rounds[1:], axis=0).tolist()  # the first one traces
     return exact, narrow
 
 

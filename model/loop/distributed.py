@@ -54,19 +54,15 @@ class ProcessGroup:
 
     @classmethod
     def from_environment(cls) -> "ProcessGroup":
-        """Connect the processes that TF_CONFIG lists.
-
-        Must be called before TensorFlow computes anything.
-        """
+        """Connect those of TF_CONFIG, before TensorFlow computes anything."""
         rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
         return cls(rank=rank, size=size, strategy=strategy)
 
     def on_gpus(self, gpus: Sequence[str]) -> "ProcessGroup":
-        """Return the group that computes on all GPUs of this process.
+        """Return the group that computes on all of `gpus` that this process has.
 
-        `gpus` are the names of the GPUs of all processes. Several GPUs in each of
-        several processes are refused.
+        Several GPUs in each of several processes are refused.
         """
         if self.strategy is not None:
             local = self.strategy.extended.worker_devices
@@ -131,12 +127,9 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def averaging(self, variables: Sequence[Any], labels: Any) -> Iterator[None]:
-        """Replace variables that replicas change by their mean over the processes.
+        """Replace variables that are changed inside by their mean over the processes.
 
-        Args:
-            variables: Variables that are changed inside the context, such as moving
-                averages of batch normalisation.
-            labels: This process' share of a batch; its length is the weight.
+        The weight of a process is the length of its share of the labels.
         """
         before = [tf.identity(variable) for variable in variables]
         yield

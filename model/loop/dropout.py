@@ -66,15 +66,10 @@ class StepDropout(_Random):
         noise_shape: Sequence[int | None],
         **options: Any,
     ) -> None:
-        """Create the layer.
+        """Drop the share `rate`, 0..1, by masks of the shape `noise_shape`.
 
-        Args:
-            rate: Share that is dropped, above 0 and below 1.
-            seed: Seed of all masks.
-            noise_shape: Shape of the mask, such as (None, 1, 1, None) to drop whole
-                channels, or (None, 1, 1, 1) whole examples; None for an axis of the
-                input, and () for the whole shape.
-            **options: Name and dtype of the layer.
+        (None, 1, 1, None) drops whole channels, (None, 1, 1, 1) whole examples, and ()
+        single numbers. `options` are name and dtype of the layer.
         """
         super().__init__(seed, **options)
         self._threshold = min(255, max(1, round(256 * rate)))

@@ -20,10 +20,7 @@ def share(settings: optimization.Settings, step: int, total: int) -> float:
     which rises. cosine: (1 + cos(pi t / total)) / 2. During warm-up this is multiplied
     by (t + 1) / warmup_steps.
 
-    Args:
-        settings: policy of the schedule and its parameters.
-        step: number of the step, from 0.
-        total: number of steps of the training.
+    Steps count from 0; the training has `total` of them.
     """
     decayed = _SHARES[settings.policy](settings, step, max(1, total))
     return decayed * min(1.0, (step + 1) / max(1, settings.warmup_steps))

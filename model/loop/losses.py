@@ -26,16 +26,19 @@ class Loss:
     def per_example(self, logits: Any, labels: Any) -> Any:
         """Return the loss of each example, float32 [batch], 0 or more.
 
-        Args:
-            logits: float32 [batch, num_classes].
-            labels: int32 [batch], 0-based; or float32 [batch, num_classes], the share
-                of each class in a mixed example, whose weight is the mean of its
-                classes' weights by these shares.
+        Labels are int32 [batch], or float32 [batch, num_classes]: the share of each
+        class in a mixed example, whose weight is the mean of its classes' weights.
         """
         labels = tf.convert_to_tensor(labels)
         is_mixed = labels.shape.rank == 2
         if is_mixed or self.label_smoothing:
-            targets = self._targets(labels, logits)
+            num_classes = tf.shape(logits)[1]
+            targets = labels
+            if not is_mixed:
+                targets = tf.one_hot(labels, num_classes, dtype=logits.dtype)
+            if self.label_smoothing:
+                spread = self.label_smoothing / tf.cast(num_classes, logits.dtype)
+                targets = (1 - self.label_smoothing) * targets + spread
             loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         else:
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -47,26 +50,12 @@ class Loss:
                 loss *= tf.gather(weights, labels)
         return loss
 
-    def _targets(self, labels: Any, logits: Any) -> Any:
-        """Return the target probabilities, [batch, num_classes]."""
-        num_classes = tf.shape(logits)[1]
-        if labels.shape.rank == 1:
-            labels = tf.one_hot(labels, num_classes, dtype=logits.dtype)
-        if not self.label_smoothing:
-            return labels
-        spread = self.label_smoothing / tf.cast(num_classes, logits.dtype)
-        return (1 - self.label_smoothing) * labels + spread
-
 
 def from_settings(settings: optimization.Settings, counts: np.ndarray) -> Loss:
-    """Return the loss of a training.
+    """Return the loss of a training with these training photos of each class.
 
     Balanced weights give all classes the same total weight. Their mean over the photos
     is 1.
-
-    Args:
-        settings: Label smoothing and class weights.
-        counts: int [num_classes], training photos of each class, above 0.
     """
     weights: tuple[float, ...] = ()
     if settings.class_weights == "balanced":

@@ -48,20 +48,17 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return top_k_accuracy(logits, labels, 1)
 
 
-def wilson_interval(hits: float, total: float, z: float = _Z95) -> tuple[float, float]:
-    """Return an interval that covers the true share, at the default z in 95 % of cases.
+def wilson_interval(hits: float, total: float) -> tuple[float, float]:
+    """Return an interval that covers the true share in 95 % of cases.
 
-    Args:
-        hits: Number of successes, 0..total.
-        total: Number of independent trials; 0 gives (0, 1).
-        z: Quantile of the normal distribution.
+    `hits` of `total` independent trials have succeeded; 0 trials give (0, 1).
 
     Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical
     Inference".
     """
     if not total:
         return 0.0, 1.0
-    share = hits / total
+    share, z = hits / total, _Z95
     centre = share + z * z / (2 * total)
     margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
@@ -76,11 +73,8 @@ def effective_number(values: np.ndarray, groups: np.ndarray) -> float:
     is the number of photos divided by the design effect: the variance of the mean,
     estimated from the groups, over that of independent photos. Few groups make it
     smaller still, by the ratio of normal and t quantile. Without groups it is the
-    number of photos.
-
-    Args:
-        values: number or bool [num_photos], such as whether a prediction is correct.
-        groups: [num_photos], name of each photo's group.
+    number of photos. `values` are numbers or bool [num_photos], such as whether a
+    prediction is correct, `groups` the name of each photo's group.
 
     Sources: Kish 1965, "Survey Sampling", section 5.4 (design effect); Korn and
     Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of
@@ -108,20 +102,14 @@ def effective_number(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
-    """Return low and high end of the accuracy's 95 % interval; it allows for groups.
-
-    The arguments are those of `effective_number`.
-    """
+    """Return low and high end of the accuracy's 95 % interval; it allows for groups."""
     number = effective_number(correct, groups)
     hits = float(correct.sum() * (number / len(correct)))
     return list(wilson_interval(hits, number))
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
-    """Return low and high end of the mean's 95 % interval; it allows for groups.
-
-    The arguments are those of `effective_number`.
-    """
+    """Return low and high end of the mean's 95 % interval; it allows for groups."""
     mean, number = float(values.mean()), effective_number(values, groups)
     margin = _Z95 * float(values.std()) / math.sqrt(max(1.0, number - 1))
     return [mean - margin, mean + margin]

@@ -28,26 +28,11 @@ _share = functools.partial(_setting, 0.0, group="Optimizer", lower=0, below=1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerRate:
-    """Scale the learning rate and the weight decay of some variables.
+    """Caffe's factors, 0 or more, for the variables that a pattern fits."""
 
-    Attributes:
-        pattern: pattern for "layer/variable", with * and ?, such as "fc8/*" or
-            "*/bias".
-        lr_mult: Caffe's factor of the learning rate, 0 or more; 0 freezes.
-        decay_mult: Caffe's factor of the weight decay, 0 or more.
-    """
-
-    pattern: str
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr_mult", "decay_mult"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"--rates: {self.pattern}: {name}={getattr(self, name)}: expected "
-                    "0 or more"
-                )
+    pattern: str  # for "layer/variable", with * and ?, such as "fc8/*" or "*/bias"
+    lr_mult: float = 1.0  # of the learning rate; 0 freezes
+    decay_mult: float = 1.0  # of the weight decay
 
     def fits(self, variable: str) -> bool:
         """Return whether the pattern fits a variable, named "layer/variable"."""
@@ -167,11 +152,7 @@ class Settings:
 
     @property
     def milestone_steps(self) -> tuple[int, ...]:
-        """Steps at which the policy multistep decays the rate.
-
-        Raises:
-            ValueError: The text is not a list of whole numbers.
-        """
+        """Steps at which the policy multistep decays the rate."""
         try:
             return tuple(map(int, filter(None, self.milestones.split(","))))
         except ValueError:
@@ -181,11 +162,7 @@ class Settings:
 
     @property
     def layer_rates(self) -> tuple[LayerRate, ...]:
-        """Factors for single layers, in the order of --rates.
-
-        Raises:
-            ValueError: A part is not pattern=lr_mult or pattern=lr_mult:decay_mult.
-        """
+        """Factors for single layers, in the order of --rates."""
         return tuple(map(_layer_rate, filter(None, self.rates.split(","))))
 
     def layer_rate_of(self, variable: str) -> LayerRate:
@@ -194,14 +171,9 @@ class Settings:
         return fitting[-1] if fitting else LayerRate(pattern="*")
 
     def check_rates(self, variables: Sequence[str]) -> None:
-        """Refuse layer rates that do not belong to a training's variables.
+        """Refuse layer rates that fit none of the variables that train, or freeze all.
 
-        Args:
-            variables: names "layer/variable" of the variables that train.
-
-        Raises:
-            errors.MismatchedCheckpoint: A pattern fits none of them, or all of them
-                have a learning rate of 0.
+        `variables` are their names, "layer/variable".
         """
         for rate in self.layer_rates:
             if not any(map(rate.fits, variables)):
@@ -224,12 +196,13 @@ def _layer_rate(text: str) -> LayerRate:
     numbers = values.split(":")
     try:
         lr_mult, decay_mult = (*map(float, numbers), 1.0)[:2]
-        if not pattern or len(numbers) > 2:
+        is_right = 0 <= lr_mult < math.inf and 0 <= decay_mult < math.inf
+        if not pattern or len(numbers) > 2 or not is_right:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"--rates: {text}: expected pattern=lr_mult or pattern=lr_mult:decay_mult, "
-            "such as logits/*=10 or */bias=2:0"
+            f"--rates: {text}: expected pattern=lr_mult or pattern=lr_mult:decay_mult "
+            "with factors of 0 or more, such as logits/*=10 or */bias=2:0"
         ) from None
     return LayerRate(pattern=pattern, lr_mult=lr_mult, decay_mult=decay_mult)
 

@@ -105,13 +105,9 @@ class ParameterUpdate:
         return state
 
     def apply(self, gradients: Sequence[Any], count: Any, rate: Any) -> None:
-        """Make a step.
+        """Make a step with gradients of the loss, summed over `count` examples.
 
-        Args:
-            gradients: Gradients of the loss summed over the examples, float32, one for
-                each of `variables`.
-            count: Number of examples, float32 scalar.
-            rate: Learning rate of variables with lr_mult 1, float32 scalar.
+        Variables with lr_mult 1 learn at `rate`. All are float32.
         """
         settings = self._settings
         gradients = [gradient / count for gradient in gradients]

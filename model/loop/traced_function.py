@@ -9,10 +9,8 @@ import tensorflow as tf
 def for_any_batch(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of tensors or arrays that is traced once for all batch sizes.
 
-    tf.function would trace again for the smaller last batch of a pass: 0.1 to 0.2 s.
-
-    Args:
-        function: Function of tensors whose first axis is the batch, and of scalars.
+    The first axis of the tensors is the batch; scalars are allowed, too. tf.function
+    would trace again for the smaller last batch of a pass: 0.1 to 0.2 s.
     """
     graph = tf.function(function, autograph=False)
     traced: dict[Any, Any] = {}

@@ -51,28 +51,22 @@ class LearningSetup:
 
 
 class StepResult(NamedTuple):
-    """Figures of one batch, over all processes.
+    """Figures of one batch, over all processes."""
 
-    Attributes:
-        loss: Mean training loss, in nats, before the update.
-        num_hits: Number of photos whose label has the largest logit.
-        num_photos: Number of photos in the batch.
-    """
-
-    loss: Any
-    num_hits: Any
+    loss: Any  # mean over the photos, in nats, before the update
+    num_hits: Any  # photos whose label has the largest logit
     num_photos: Any
 
 
 def train_step(
     model: Any, setup: LearningSetup, inputs: Any, labels: Any, rate: Any
 ) -> StepResult:
-    """Train a network on one batch.
+    """Train a network, inputs -> logits, on this process' share of a batch.
 
     Args:
-        model: keras.Model, inputs -> logits [batch, num_classes].
+        model: keras.Model that is trained.
         setup: Loss, optimizer and devices.
-        inputs: Share of the batch that this process computes, [batch, ...].
+        inputs: Photos or features, [batch, ...].
         labels: int32 [batch], or float32 [batch, num_classes] for mixed photos.
         rate: Learning rate, float32 scalar.
     """
@@ -88,7 +82,11 @@ def train_step(
         gradients = tape.gradient(loss, [v.value for v in update.variables])
         # Those of tables are sparse.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        return [*gradients, *_count(logits, labels), loss]
+        if labels.shape.rank == 2:  # of a mixed photo, the class with most of it
+            labels = tf.argmax(labels, 1, tf.int32)
+        hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32)
+        num_photos = tf.cast(tf.size(labels), tf.float32)
+        return [*gradients, num_photos, tf.reduce_sum(hits), loss]
 
     with group.averaging(setup.statistics, labels):
         sums = group.summed_over_replicas(backward)(inputs, labels)
@@ -99,14 +97,6 @@ def train_step(
     else:
         update.apply(gradients, num_photos, rate)
     return StepResult(loss / num_photos, num_hits, num_photos)
-
-
-def _count(logits: Any, labels: Any) -> tuple[Any, Any]:
-    """Return the number of photos, and of those whose label has the largest logit."""
-    if labels.shape.rank == 2:  # of a mixed photo, the class with the largest share
-        labels = tf.argmax(labels, 1, tf.int32)
-    hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32)
-    return tf.cast(tf.size(labels), tf.float32), tf.reduce_sum(hits)
 
 
 class TrainStep:

@@ -78,10 +78,8 @@ class BestWeights:
     ) -> None:
         """Keep the current weights if their validation loss is the lowest so far."""
         if validation_loss < self.validation_loss:
-            self.epoch = epoch
-            self.validation_loss = validation_loss
-            self.values = self.current()
-            self.validation_logits = logits
+            self.epoch, self.validation_loss = epoch, validation_loss
+            self.values, self.validation_logits = self.current(), logits
 
     def current(self) -> dict[str, np.ndarray]:
         """Return {name: array} of all variables as they are now."""
@@ -90,13 +88,9 @@ class BestWeights:
 
 
 class Source(Protocol):
-    """Batches of training and validation photos, or of their features.
+    """Batches of training and validation photos, or of their features."""
 
-    Attributes:
-        batch_size: Photos of a training batch, over all processes.
-    """
-
-    batch_size: int
+    batch_size: int  # of training, over all processes
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, counted from 0, without the first `start`."""
@@ -158,9 +152,7 @@ class Training:
         are not repeated.
         """
         self.model, self.setup, self.source, self.best = model, setup, source, best
-        self.epoch = 0
-        self._stage = stage
-        self._first_epoch = first_epoch
+        self.epoch, self._stage, self._first_epoch = 0, stage, first_epoch
         self._train_step = train_step.TrainStep(model, setup)
         self._predict_step = make_predict_step(model)
         self._start_epoch()
@@ -190,9 +182,6 @@ class Training:
         """Train to the end of the epoch, and yield each batch's number of photos.
 
         The caller may stop after any batch: `state` continues from there.
-
-        Raises:
-            NonFiniteLoss: The loss is infinite or NaN.
         """
         epoch = self._first_epoch + self.epoch
         started_s = time.perf_counter()
@@ -218,11 +207,7 @@ class Training:
         self._training_s = time.perf_counter() - started_s
 
     def validate(self) -> EpochResult:
-        """Validate after `train_epoch`, keep the weights if they are the best.
-
-        Raises:
-            NonFiniteLoss: The validation loss is infinite or NaN.
-        """
+        """Validate after `train_epoch`, keep the weights if they are the best."""
         epoch = self._first_epoch + self.epoch + 1
         started_s = time.perf_counter()
         with self.setup.update.averaged():
@@ -274,11 +259,7 @@ class Training:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `state` was called.
-
-        Raises:
-            KeyError, ValueError: The state belongs to another training.
-        """
+        """Continue where `state` was called; KeyError or ValueError elsewhere."""
         counts = [int(count) for count in state["counts"]]
         self.epoch, self._num_batches, self._num_hits, self.photos_in_epoch = counts[:4]
         self._train_step.steps, self._train_step.waiting = counts[4:]

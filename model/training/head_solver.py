@@ -56,11 +56,7 @@ class HeadSolver:
         stage: str = "",
         first_epoch: int = 0,
     ) -> None:
-        """Scale the features; `first_epoch` is the number of earlier epochs.
-
-        Raises:
-            training_loop.NonFiniteLoss: A feature is infinite or NaN.
-        """
+        """Scale the features; `first_epoch` is the number of earlier epochs."""
         self.model, self.source, self.best = model, source, best
         self.epoch = self.photos_in_epoch = 0
         self._stage, self._first_epoch = stage, first_epoch
@@ -200,11 +196,7 @@ class HeadSolver:
         return {"counts": counts, "solution": self._solution, "solved": self._solved}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `state` was called.
-
-        Raises:
-            KeyError, ValueError: The state belongs to another training.
-        """
+        """Continue where `state` was called; KeyError or ValueError elsewhere."""
         self.epoch, self.photos_in_epoch = map(int, state["counts"])
         self._solution = state["solution"].reshape(self._solution.shape)
         self._solved = state["solved"].reshape(4)

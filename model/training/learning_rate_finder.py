@@ -34,8 +34,8 @@ _LEAST_FALL = 0.01  # share of the first loss; less is noise
 class Curve:
     """Result of a range test."""
 
-    rates: tuple[float, ...]  # of each step, ascending
-    losses: tuple[float, ...]  # mean of each step's photos, in nats
+    rates: tuple[float, ...] = ()  # of each step, ascending
+    losses: tuple[float, ...] = ()  # mean of each step's photos, in nats
 
     @property
     def smoothed(self) -> np.ndarray:
@@ -83,16 +83,19 @@ def find_rate(config: settings.Config) -> Path:
                     on_step=lambda: progress.update(1),
                 )
         train_run.start_folder(config, records, network)
-        content = dataclasses.asdict(curve) | {"smoothed": curve.smoothed.tolist()}
-        content["suggestion"] = curve.suggestion
-        content["default"] = network.stage.default_rate
-        network.folder.write_json("find_rate.json", content)
+        default = network.stage.default_rate
+        network.folder.write_json(
+            "find_rate.json",
+            dataclasses.asdict(curve)
+            | {"smoothed": curve.smoothed.tolist()}
+            | {"suggestion": curve.suggestion, "default": default},
+        )
         with file_system.replacing(directory / "find_rate.png") as partial:
             draw(curve, partial)
     command_line.say(as_text(curve))
     command_line.say(
-        f"--learning_rate={network.stage.default_rate:.1e} is the default here, which "
-        "suits --optimizer=adam"
+        f"--learning_rate={default:.1e} is the default here, which suits "
+        "--optimizer=adam"
     )
     command_line.say(f"curve: {directory / 'find_rate.png'}")
     return directory
@@ -119,8 +122,7 @@ def search(
         total_steps=steps,
     )
     step = train_step.TrainStep(model, setup)
-    rates: list[float] = []
-    losses: list[float] = []
+    curve = Curve()
     batches = itertools.chain.from_iterable(map(source.training, itertools.count()))
     for inputs, labels in batches:
         rate, before = step.rate, step.steps
@@ -129,12 +131,11 @@ def search(
             break
         if step.steps > before:
             on_step()
-            rates.append(rate)
-            losses.append(loss)
-            smoothed = Curve(rates=tuple(rates), losses=tuple(losses)).smoothed
-            if len(rates) == steps or smoothed[-1] > _DIVERGED * smoothed.min():
+            curve = Curve(rates=(*curve.rates, rate), losses=(*curve.losses, loss))
+            smoothed = curve.smoothed
+            if step.steps == steps or smoothed[-1] > _DIVERGED * smoothed.min():
                 break
-    return Curve(rates=tuple(rates), losses=tuple(losses))
+    return curve
 
 
 def draw(curve: Curve, path: Path) -> None:

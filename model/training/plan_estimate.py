@@ -26,6 +26,7 @@ from model.training import (
 )
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
+from pipeline.system import command_line
 
 # Batches are timed, after a first one that compiles, until there are 4 of them and a
 # second has passed, or a quarter of those that the training will have.
@@ -37,14 +38,11 @@ _BOUND_IN_WORDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer with weights in a stage."""
-
-    name: str
-    shape: tuple[int, ...]  # of its output, without the batch
-    parameters: int
-    role: str  # "cached", "frozen" or "trained"
+# {cache: {view: photos}} whose features earlier stages will have computed.
+Planned = dict[str, dict[int, np.ndarray]]
+# Name of a layer with weights, shape of its output without the batch, number of
+# parameters, and "cached", "frozen" or "trained".
+Layer = tuple[str, tuple[int, ...], int, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,10 +50,8 @@ class Estimate:
     """Expected cost of a stage."""
 
     name: str  # of network and stage; "" for a training of one
+    stage: stages.Stage
     layers: tuple[Layer, ...]
-    steps: int
-    epochs: int
-    is_solved: bool
     batch_size: int
     features: int  # number that the cache does not have yet
     preparation_s: float  # to build and compile the network
@@ -67,9 +63,8 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the whole stage."""
-        working_s = self.features_s + self.training_s + self.validation_s
-        return self.preparation_s + working_s
+        """Seconds of the stage, without those for features."""
+        return self.preparation_s + self.training_s + self.validation_s
 
 
 def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
@@ -110,7 +105,7 @@ def estimate_stages(
     least_s: float = LEAST_S,
 ) -> list[Estimate]:
     """Time a few batches of each stage of a network, which is not changed."""
-    planned: dict[str, dict[int, np.ndarray]] = {}
+    planned: Planned = {}
     return [
         _StageTimer(network, records, stage, planned, least_s).estimate()
         for stage in network.stages
@@ -125,21 +120,20 @@ class _StageTimer:
         network: staged_training.StagedTraining,
         records: manifest.Manifest,
         stage: stages.Stage,
-        planned: dict[str, dict[int, np.ndarray]],
+        planned: Planned,
         least_s: float,
     ) -> None:
-        # {cache: {view: photos}} that earlier stages will have computed.
         self._planned = planned
         self._network, self._records, self._stage = network, records, stage
         self._least_s = least_s
         start_s = time.perf_counter()
         self._trunk, self._tail = network.build(stage)
         self._preparation_s = time.perf_counter() - start_s
-        self._num_validation = len(records.included("validation"))
 
     def estimate(self) -> Estimate:
         """Return the expected cost of the stage."""
         stage, size = self._stage, self._stage.config.batch_size
+        num_validation = len(self._records.included("validation"))
         batches = stage.photos / size
         if stage.is_solved:
             size = min(head_solver.CHUNK, stage.num_training)
@@ -153,12 +147,12 @@ class _StageTimer:
         else:
             model = trunk_and_tail.join(self._trunk, self._tail)
             photos = self._network.photos(stage)
-            passes = itertools.count()
-            training = itertools.chain.from_iterable(map(photos.training, passes))
+            epochs = itertools.count()
+            training = itertools.chain.from_iterable(map(photos.training, epochs))
             validation = itertools.chain.from_iterable(
-                photos.validation() for _ in passes
+                photos.validation() for _ in epochs
             )
-            validation_size = min(size, self._num_validation)
+            validation_size = min(size, num_validation)
         if stage.is_solved:  # a step takes as long as an iteration
             config = stage.config.with_optimizer("adam")
             stage = dataclasses.replace(stage, config=config)
@@ -168,17 +162,15 @@ class _StageTimer:
         )
         bound = "input" if waiting_s > batch_s / 3 else "compute"
         predict = training_loop.make_predict_step(model)
-        validation_batches = self._stage.epochs * self._num_validation / validation_size
+        validation_batches = self._stage.epochs * num_validation / validation_size
         validation_batch_s, _ = self._seconds_each(
             validation, lambda batch: predict(batch[0]).numpy(), validation_batches
         )
         weights = sum(np.prod(v.shape) for v in self._tail.trainable_variables)
         return Estimate(
             name=", ".join(filter(None, (self._network.name, stage.name))),
+            stage=self._stage,
             layers=tuple(self._layers()),
-            steps=self._stage.steps,
-            epochs=self._stage.epochs,
-            is_solved=self._stage.is_solved,
             batch_size=size,
             features=missing,
             preparation_s=self._preparation_s,
@@ -202,12 +194,9 @@ class _StageTimer:
             for view, photos in needed.items()
         }
         before |= needed
+        cache_dir = self._network.setup.cache_dir
         missing = feature_cache.num_missing(
-            self._trunk,
-            len(rows),
-            new,
-            cache_dir=self._network.setup.cache_dir,
-            identity=identity,
+            len(rows), new, cache_dir=cache_dir, identity=identity
         )
         dtype = feature_cache.stored_dtype(identity)
         photo_bytes = math.prod(self._trunk.output.shape[1:]) * np.dtype(dtype).itemsize
@@ -246,12 +235,8 @@ class _StageTimer:
                     role = "trained" if layer.trainable else "frozen"
                     if self._stage.is_cached and model is self._trunk:
                         role = "cached"
-                    yield Layer(
-                        name=layer.name,
-                        shape=tuple(layer.output.shape[1:]),
-                        parameters=sum(math.prod(v.shape) for v in weights),
-                        role=role,
-                    )
+                    parameters = sum(math.prod(v.shape) for v in weights)
+                    yield layer.name, tuple(layer.output.shape[1:]), parameters, role
 
     def _seconds_each(
         self, batches: Iterator[Any], work: Callable[[Any], object], needed: float
@@ -286,7 +271,7 @@ def _as_text(
             lines.append(f"{estimate.name or f'stage {number}'}:")
         lines += [*_stage_lines(estimate), ""]
     features_s = sum(estimate.features_s for estimate in estimates)
-    each_s = sum(estimate.seconds for estimate in estimates) - features_s
+    each_s = sum(estimate.seconds for estimate in estimates)
     total = _in_words(started_s + features_s + repeats * each_s)
     memory = peak_bytes + max(estimate.extra_bytes for estimate in estimates)
     several = f"{repeats} such trainings, " * (repeats > 1)
@@ -295,21 +280,21 @@ def _as_text(
 
 
 def _stage_lines(estimate: Estimate) -> Iterator[str]:
-    width = max(len(layer.name) for layer in estimate.layers)
-    yield f"{'layer':{width}}  {'output':>15} {'parameters':>12}"
-    parameters = {"cached": 0, "frozen": 0, "trained": 0}
-    for layer in estimate.layers:
-        parameters[layer.role] += layer.parameters
-        shape = " x ".join(map(str, layer.shape))
-        columns = f"{layer.name:{width}}  {shape:>15} {layer.parameters:>12,}"
-        yield f"{columns}  {layer.role}"
-    trained = parameters.pop("trained")
-    yield f"{trained:,} parameters train, {sum(parameters.values()):,} are frozen"
-    size, epochs = estimate.batch_size, estimate.epochs
-    if estimate.is_solved:
-        yield f"L-BFGS for up to {epochs} L2 penalties"
+    yield from command_line.table(
+        ("layer", "output", "parameters", ""),
+        (
+            (name, " x ".join(map(str, shape)), f"{parameters:,}", role)
+            for name, shape, parameters, role in estimate.layers
+        ),
+    )
+    total = sum(parameters for _, _, parameters, _ in estimate.layers)
+    trained = sum(n for _, _, n, role in estimate.layers if role == "trained")
+    yield f"{trained:,} parameters train, {total - trained:,} are frozen"
+    stage, size = estimate.stage, estimate.batch_size
+    if stage.is_solved:
+        yield f"L-BFGS for up to {stage.epochs} L2 penalties"
     else:
-        yield f"{estimate.steps:,} steps of {size} photos in {epochs} epochs"
+        yield f"{stage.steps:,} steps of {size} photos in {stage.epochs} epochs"
     if count := estimate.features:
         yield f"features of {count:,} views: {_in_words(estimate.features_s)}"
     training = _in_words(estimate.training_s)

@@ -21,7 +21,7 @@ from model.runs import finished_run, run_folder
 from model.training import settings, staged_training, train_run, training_session
 from model.weights import named_weights
 from pipeline import split
-from pipeline.batches import dataset
+from pipeline.batches import image_batches
 from pipeline.records import manifest, staging
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
@@ -31,10 +31,7 @@ _RECORDS_NAME = "records"  # folder of the records of all folds
 
 
 def repeat(config: settings.Config) -> Path:
-    """Train and test with several seeds or folds; return the folder of all runs.
-
-    The folder's repeats.json holds settings and results.
-    """
+    """Train and test with several seeds or folds; return the folder of all runs."""
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     records = train_run.read_records(config.data)
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
@@ -86,12 +83,12 @@ def _test_all(
         file_system.refuse_link(run_dir)
         command_line.log(f"{name}:")
         # A summary without a run that diverged would be too good.
-        if not finished_run.is_complete(run_dir) and run_folder.is_run(run_dir):
-            train_run.resume(run_dir)
-        elif not run_folder.is_run(run_dir):
-            # All heads sit on the same layers.
-            member = dataclasses.replace(member, features=features or member.features)
-            train_run.train(member)
+        if not finished_run.is_complete(run_dir):
+            if run_folder.is_run(run_dir):
+                train_run.resume(run_dir)
+            else:  # all heads sit on the same layers
+                chosen = features or member.features
+                train_run.train(dataclasses.replace(member, features=chosen))
         features = finished_run.read(str(run_dir)).config["features"]
         photos = EvaluationData(records=manifest.read(Path(member.data)), split="test")
         for network in networks:
@@ -131,8 +128,7 @@ def _write_fold(
 ) -> None:
     """Write the records in another split: a manifest, and links to the files.
 
-    Where the file system has hard links, a later conversion leaves these files as they
-    are.
+    A later conversion leaves hard links as they are.
     """
     if (folder / manifest.HEAD_NAME).exists():
         return  # written before the runs were stopped
@@ -163,13 +159,9 @@ def _write(
     results: Mapping[str, Any],
 ) -> None:
     """Write repeats.json: what is to be trained, and the results so far."""
-    content = {
-        "settings": dataclasses.asdict(config),
-        "manifest_digest": records.digest,
-        **results,
-    }
+    facts = {"settings": dataclasses.asdict(config), "manifest_digest": records.digest}
     folder = run_folder.RunFolder(directory=directory)
-    folder.write_json(run_folder.REPEATS, content)
+    folder.write_json(run_folder.REPEATS, {**facts, **results})
 
 
 def summarise(
@@ -177,11 +169,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Return accuracies, mean and sample standard deviation, as in repeats.json.
 
-    With folds, which test each photo once, "all_photos" counts them together.
-
-    Args:
-        figures: {run: content of its evaluation/test.json}.
-        folds: Whether the runs are those of --folds.
+    `figures` are {run: content of its evaluation/test.json}. With folds, which test
+    each photo once, "all_photos" counts them together.
     """
     accuracy = {run: float(values["accuracy"]) for run, values in figures.items()}
     values = np.array(list(accuracy.values()))
@@ -320,9 +309,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Return the size of a network, and the speed of its frozen layers."""
     trunk, tail = network.build(network.stages[0])
-    spec, size = network.start.spec, feature_cache.BATCH_SIZE
-    batches = iter(dataset.Evaluation(records, "validation", spec, batch_size=size))
-    images = next(batches)["image"]
+    rows, most = records.included("validation"), feature_cache.BATCH_SIZE
+    images = image_batches.sample(records, rows, network.start.spec, most)
     run = feature_cache.as_stored(trunk, np.float32)
     call_s = min(timeit.repeat(lambda: run(images).numpy(), number=1, repeat=4))
     shapes = [variable.shape for model in (trunk, tail) for variable in model.variables]

@@ -62,12 +62,7 @@ class StagedTraining:
         self._trained: set[str] = set()  # variables that have trained in any stage
 
     def begin(self) -> None:
-        """Begin the first stage, after checking the layer rates of all of them.
-
-        Raises:
-            errors.MismatchedCheckpoint: A stage has learning rates for layers that do
-                not train in it.
-        """
+        """Begin the first stage, after checking the layer rates of all of them."""
         for stage in self.stages:
             if stage.config.learning.rates:
                 trunk = trunk_and_tail.build_trunk(stage.plan, "float32")
@@ -113,9 +108,11 @@ class StagedTraining:
             "first_epoch": len(self.results),
         }
         if stage.is_solved:
-            options["process_group"] = self.setup.process_group
-            features, loss = self._cached_features(stage), self._loss(stage)
-            return head_solver.HeadSolver(self._tail, loss, features, **options)
+            return head_solver.HeadSolver(
+                *(self._tail, self._loss(stage), self._cached_features(stage)),
+                process_group=self.setup.process_group,
+                **options,
+            )
         source: training_loop.Source
         if stage.is_cached:
             model, source = self._tail, self._cached_features(stage)
@@ -136,13 +133,10 @@ class StagedTraining:
 
     def feature_identity(self, stage: stages.Stage, trunk: Any) -> dict[str, Any]:
         """Return all that a stage's cached features depend on."""
+        plan, setup = stage.plan, self.setup
         return cache_key.describe(
-            trunk,
-            stage.plan.trunk_output,
-            stage.plan.spec,
-            self.setup.precision,
-            self._records,
-            self.setup.engine,
+            *(trunk, plan.trunk_output, plan.spec),
+            *(setup.precision, self._records, setup.engine),
         )
 
     def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:
@@ -168,9 +162,8 @@ class StagedTraining:
         self, stage: stages.Stage, features: feature_cache.Features
     ) -> None:
         """List held-out photos that look like training photos, once for a run."""
-        directory = self.folder.directory
-        path = directory / run_folder.NEAR_COPIES
-        is_run = run_folder.is_run(directory)  # not yet if --find_rate tests rates
+        path = self.folder.directory / run_folder.NEAR_COPIES
+        is_run = run_folder.is_run(path.parent)  # not yet if --find_rate tests rates
         if path.exists() or not is_run or not self.folder.writes:
             return
         spec = stage.plan.spec
@@ -324,11 +317,7 @@ class StagedTraining:
         return state | {f"training/{name}": value for name, value in training}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `state` was called.
-
-        Raises:
-            KeyError, ValueError, TypeError: The state belongs to another training.
-        """
+        """Continue where `state` was called; KeyError or ValueError elsewhere."""
         progress = json.loads(state["progress"].tobytes())
         identity = self.folder.identity
         if progress.get("run", identity) != identity:

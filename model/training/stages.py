@@ -29,33 +29,20 @@ MOST_SOLVED_BYTES = 4 << 30  # of the features that a head is solved on
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """A network with a new final layer, and where a stage cuts it.
-
-    Attributes:
-        features: Layers that the new head sits on, from shallow to deep.
-        train_from: Lowest layer that trains: the final layer or one below it.
-        cut: Layer whose output the frozen trunk computes; architecture.INPUT if the
-            trunk is empty.
-        dropout: Share of the final layer's input that is dropped in training, 0..1.
-        seed: Seed of new kernels and of dropout.
-        scaling: How the head scales its features, one of head.SCALINGS.
-        pooling: Result of head.choose_pooling.
-        hidden: Units of a layer before the final one; 0 for none.
-        frozen: Layers above the cut that do not train.
-    """
+    """A network with a new final layer, and where a stage cuts it."""
 
     network: architecture.Network
     spec: InputSpec
-    features: tuple[str, ...]
-    train_from: str
-    cut: str
+    features: tuple[str, ...]  # layers that the new head sits on, shallow to deep
+    train_from: str  # lowest layer that trains: the final layer or one below it
+    cut: str  # the frozen trunk ends here; architecture.INPUT if it is empty
     num_classes: int
-    dropout: float
-    seed: int
-    pooling: str = "none"
-    hidden: int = 0
-    frozen: frozenset[str] = frozenset()
-    scaling: str = "none"
+    dropout: float  # share of the final layer's input dropped in training, 0..1
+    seed: int  # of new kernels and of dropout
+    pooling: str = "none"  # result of head.choose_pooling
+    hidden: int = 0  # units of a layer before the final one; 0 for none
+    frozen: frozenset[str] = frozenset()  # layers above the cut that do not train
+    scaling: str = "none"  # of the head's features, one of head.SCALINGS
 
     @property
     def num_features(self) -> int:
@@ -170,25 +157,20 @@ def plan_stages(
     num_classes: int,
     num_training: int,
 ) -> list[Stage]:
-    """Plan all stages of a training on `num_training` photos.
-
-    Raises:
-        UsageError: --optimizer=lbfgs is given for what it cannot solve.
-    """
-    planned = []
-    for stage_config in config.in_stages():
-        plan = plan_stage(start, stage_config, num_classes)
-        planned.append(_plan_learning(stage_config, plan, num_training))
+    """Plan all stages of a training on `num_training` photos."""
+    planned = [
+        _plan_learning(each, plan_stage(start, each, num_classes), num_training)
+        for each in config.in_stages()
+    ]
     scaling = start.scaling
     if scaling == "none" and any(stage.is_solved for stage in planned):
         is_root = all(map(start.network.is_non_negative, start.features))
         scaling = "roots" if is_root else "length"  # of the head in all stages
-    finished = []
-    for stage in planned:
+    for number, stage in enumerate(planned):
         dropout = 0.0 if stage.is_solved else stage.plan.dropout
         plan = dataclasses.replace(stage.plan, scaling=scaling, dropout=dropout)
-        finished.append(dataclasses.replace(stage, plan=plan))
-    return finished
+        planned[number] = dataclasses.replace(stage, plan=plan)
+    return planned
 
 
 def _plan_learning(
@@ -321,26 +303,21 @@ def lowest_segment(
 
     `train_from` names the position, the first of its layers, or what the names of
     several layers begin with, such as block_15 for block_15_expand_conv.
-
-    Raises:
-        errors.MismatchedCheckpoint: there is no such layer below the head, or it lies
-            between two positions.
     """
     segments = network.segments()
     positions = network.positions_between(architecture.INPUT, features[-1])
     if segments.get(train_from) and train_from in positions:
         return train_from
     for position in positions:
-        for number, layer in enumerate(segments[position]):
-            if f"{layer}_".startswith(f"{train_from}_"):
-                if number == 0:
-                    return position
-                first = segments[position][0]
-                raise errors.MismatchedCheckpoint(
-                    f"--train_from={train_from}: lies in a part of {network.name} that "
-                    "branches, where training cannot start. Expected a layer that all "
-                    f"paths pass; the nearest is {first}."
-                )
+        is_named = [f"{n}_".startswith(f"{train_from}_") for n in segments[position]]
+        if is_named[:1] == [True]:
+            return position
+        if any(is_named):
+            raise errors.MismatchedCheckpoint(
+                f"--train_from={train_from}: lies in a part of {network.name} that "
+                "branches, where training cannot start. Expected a layer that all "
+                f"paths pass; the nearest is {segments[position][0]}."
+            )
     starts = [segments[name][0] for name in positions if segments[name]]
     raise errors.MismatchedCheckpoint(
         f"--train_from={train_from}: {network.name} has no such layer below its "

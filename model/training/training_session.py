@@ -34,9 +34,7 @@ class TrainingSession:
 
         Their snapshots lie in the run folder of the first; `resumed` expects some.
         """
-        self._resumed = resumed
-        self._networks = networks
-        self._config = config
+        self._networks, self._config, self._resumed = networks, config, resumed
         self._directory: Path = networks[0].folder.directory
         self._snapshots_dir = self._directory / run_folder.CHECKPOINTS
         self._clock = snapshots.Clock(
@@ -54,9 +52,7 @@ class TrainingSession:
     def run(self) -> None:
         """Train from the beginning or from the last snapshot, to the end.
 
-        Raises:
-            command_line.Stopped: By a signal. What was reached is a usable run, and a
-                snapshot has been written.
+        Stopped by a signal, it leaves a snapshot, and what was reached is a usable run.
         """
         lock = snapshots.locked if self._is_chief else contextlib.nullcontext
         with lock(self._directory), self._ending():

@@ -64,7 +64,7 @@ def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
         inputs = part.input
         output = head.pool_features(part.output, plan.features, plan.pooling)
     output = head.scale_features(output, plan.scaling)
-    for layer in _head(plan):
+    for layer in _head_layers(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
     for layer in tail.layers:
@@ -88,12 +88,9 @@ def _dropout_before_frozen(plan: stages.StagePlan) -> set[str]:
     return quiet
 
 
-def _head(plan: stages.StagePlan) -> list[Any]:
+def _head_layers(plan: stages.StagePlan) -> list[Any]:
     return head.make_layers(
-        plan.num_classes,
-        hidden=plan.hidden,
-        dropout=plan.dropout,
-        seed=plan.seed,
+        plan.num_classes, hidden=plan.hidden, dropout=plan.dropout, seed=plan.seed
     )
 
 
@@ -110,7 +107,7 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
     part = plan.network.build_part(plan.spec, plan.features)
     output = head.pool_features(part.output, plan.features, plan.pooling)
     output = head.scale_features(output, plan.scaling)
-    for layer in _head(plan):
+    for layer in _head_layers(plan):
         output = layer(output)
     whole = keras.Model(part.input, output, name=plan.network.name)
     for name, variable in weights(whole).items():

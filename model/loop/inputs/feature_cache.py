@@ -33,7 +33,6 @@ BATCH_SIZE = 64
 # Features that are held in memory while a head trains on them.
 MEMORY_BYTES = 1 << 30
 _IDENTITY_NAME = "about.json"
-_BATCHES_PER_MARK = 32
 
 
 class Features:
@@ -99,7 +98,13 @@ def extract(
     shape = (len(images.rows), *trunk.output.shape[1:])
     dtype = stored_dtype(identity)
     with _locked(folder):
-        arrays = {view: _open_view(folder, view, shape, dtype) for view in rows}
+        arrays = {
+            view: (
+                _open(folder / _file_name(view), shape, dtype),
+                _open(folder / _file_name(view, ".crc32c"), shape[:1], np.uint32),
+            )
+            for view in rows
+        }
         missing = {}
         for view, needed in rows.items():
             values, sums = arrays[view]
@@ -127,36 +132,20 @@ def _compute(
     arrays: Mapping[int, tuple[np.memmap, np.memmap]],
     on_batch: Callable[[int], object],
 ) -> None:
-    """Fill the missing rows of the arrays, {view: (values, checksums)}."""
+    """Fill the missing rows of the arrays, {view: (values, checksums)}.
+
+    The checksum of a row that a crash kept from the disk does not fit.
+    """
     for views, needed in _passes(missing):
-        filled = [arrays[view] for view in views]
-        computed: list[np.ndarray] = []  # rows that are not marked yet
-        try:
-            for batch in images.run(needed, views_of(images, views[0])):
-                numbers, image = batch["row"].numpy(), batch["image"]
-                for values, _ in filled:
-                    # A strided slice took 45 ms, a tenth of the network.
-                    if values is not filled[0][0]:
-                        image = tf.reverse(image, [2])
-                    values[numbers] = run(image).numpy()
-                    on_batch(len(numbers))
-                computed.append(numbers)
-                if len(computed) >= _BATCHES_PER_MARK:
-                    _mark(filled, computed)
-        finally:
-            _mark(filled, computed)
-
-
-def _mark(
-    arrays: Sequence[tuple[np.memmap, np.memmap]], computed: list[np.ndarray]
-) -> None:
-    """Write checksums of rows once their values are on disk; empty the list."""
-    for values, sums in arrays:
-        values.flush()
-        for numbers in computed:
-            sums[numbers] = _checksums(values, numbers)
-        sums.flush()
-    computed.clear()
+        for batch in images.run(needed, views_of(images, views[0])):
+            numbers, image = batch["row"].numpy(), batch["image"]
+            for view in views:
+                if view != views[0]:  # a strided slice took 45 ms
+                    image = tf.reverse(image, [2])
+                values, sums = arrays[view]
+                values[numbers] = run(image).numpy()
+                sums[numbers] = _checksums(values, numbers)
+                on_batch(len(numbers))
 
 
 def _checksums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -166,21 +155,18 @@ def _checksums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def num_missing(
-    trunk: Any,
     num_photos: int,
     rows: Mapping[int, np.ndarray],
     *,
     cache_dir: Path,
     identity: dict[str, Any],
 ) -> int:
-    """Return how many features `extract` would compute, without changing the cache."""
-    folder = _folder(cache_dir, identity)
-    shape = (num_photos, *trunk.output.shape[1:])
-    count = 0
+    """Return how many features `extract` would compute, without creating a cache."""
+    count = sum(map(len, rows.values()))
     for view, needed in rows.items():
-        count += len(needed)
-        if (folder / _file_name(view)).exists():
-            _, sums = _open_view(folder, view, shape, stored_dtype(identity))
+        path = _folder(cache_dir, identity) / _file_name(view, ".crc32c")
+        if path.exists():
+            sums = _open(path, (num_photos,), np.uint32)
             count -= int(np.count_nonzero(sums[needed]))
     return count
 
@@ -217,18 +203,20 @@ def as_stored(trunk: Any, dtype: Any, engine: str = "") -> Callable[[Any], Any]:
     return run
 
 
-def _passes(missing: Mapping[int, np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
+def _passes(
+    missing: Mapping[int, np.ndarray],
+) -> list[tuple[tuple[int, ...], np.ndarray]]:
     """Return the passes over the photos that compute the missing rows: (views, rows).
 
     A photo needed both mirrored and not is decoded once for both.
     """
-    pair = [CENTRAL, MIRRORED]
-    none = np.array([], np.int64)
-    both = np.intersect1d(missing.get(CENTRAL, none), missing.get(MIRRORED, none))
-    passes = [(pair, both)]
-    for view, rows in missing.items():
-        passes.append(([view], np.setdiff1d(rows, both) if view in pair else rows))
-    return [(views, needed) for views, needed in passes if len(needed)]
+    pair, none = (CENTRAL, MIRRORED), np.array([], np.int64)
+    both = np.intersect1d(*(missing.get(view, none) for view in pair))
+    passes = [
+        ((view,), np.setdiff1d(rows, both if view in pair else none))
+        for view, rows in missing.items()
+    ]
+    return [(views, rows) for views, rows in ((pair, both), *passes) if len(rows)]
 
 
 @contextlib.contextmanager
@@ -253,23 +241,12 @@ def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
     return crop_and_resize.central_views(sizes, spec, mirrored=view == MIRRORED)
 
 
-def _open_view(
-    folder: Path, view: int, shape: Sequence[int], dtype: Any
-) -> tuple[np.memmap, np.memmap]:
-    """Open values and checksums of a view; new values have no checksums."""
-    values, is_new = _open(folder / _file_name(view), shape, dtype)
-    sums, _ = _open(folder / _file_name(view, ".crc32c"), shape[:1], np.uint32)
-    if is_new:
-        sums[:] = 0
-    return values, sums
-
-
 def _file_name(view: int, kind: str = "") -> str:
     return f"view{view}{kind}.npy"
 
 
-def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool]:
-    """Open an array on disk; say whether it was missing or damaged, and is new."""
+def _open(path: Path, shape: Sequence[int], dtype: Any) -> np.memmap:
+    """Open an array on disk; a missing or damaged one is created, with zeros."""
     file_system.refuse_link(path)
     shape = tuple(map(int, shape))
     if path.exists():
@@ -278,7 +255,7 @@ def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool
             array = np.lib.format.open_memmap(path, mode="r+")
             whole = size == array.offset + array.nbytes
             if whole and array.shape == shape and array.dtype == dtype:
-                return array, False
+                return array
         except (ValueError, OSError):
             pass  # damaged: created again
         path.unlink()
@@ -292,19 +269,21 @@ def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool
         raise OSError(
             error.errno, f"{error.strerror} for features", str(path)
         ) from error
-    return array, True
+    return array
 
 
 def _evict(cache_dir: Path, keep: Path) -> None:
     """Remove the least recently used caches until the others fit into CAP_BYTES."""
-    folders = [path.parent for path in cache_dir.glob(f"*/{_IDENTITY_NAME}")]
-    folders = [folder for folder in folders if not folder.is_symlink()]
-    folders.sort(key=lambda folder: (folder / _IDENTITY_NAME).lstat().st_mtime)
+    marks = sorted(
+        cache_dir.glob(f"*/{_IDENTITY_NAME}"),
+        key=lambda path: path.lstat().st_mtime,
+    )
     sizes = {
-        folder: sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
-        for folder in folders
+        mark.parent: sum(path.lstat().st_blocks * 512 for path in mark.parent.iterdir())
+        for mark in marks
+        if not mark.parent.is_symlink()
     }
-    for folder in folders:
+    for folder in list(sizes):
         if sum(sizes.values()) <= CAP_BYTES:
             return
         if folder != keep:

@@ -38,11 +38,7 @@ def search(
 ) -> dict[str, Any]:
     """Compare validation and test photos with the training photos.
 
-    Args:
-        records: photos, whose rows the features are in the order of.
-        features: central view of all photos.
-        trunk: frozen keras.Model that computed them.
-        spec: preprocessing of the trunk's input.
+    The trunk, a frozen keras.Model, computed the features of all photos of the records.
 
     Returns:
         `threshold`, a cosine; `chance`, the share of cut training photos, 0..1, that
@@ -91,15 +87,11 @@ def search(
 def nearest(
     queries: np.ndarray, blocks: Iterable[np.ndarray], k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the vectors with the largest cosines to each query, best first.
+    """Find the `k` vectors with the largest cosines to each query, best first.
 
-    Args:
-        queries: float32 [num_queries, num_features], of length 1.
-        blocks: vectors to be searched, of length 1, so many at a time.
-        k: number of vectors for each query, at least 1; fewer if there are fewer.
-
-    Returns:
-        Cosines and positions over all blocks, [num_queries, k].
+    Queries are float32 [num_queries, num_features], blocks the vectors to be searched,
+    so many at a time; all have length 1. Returns cosines and positions over all blocks,
+    [num_queries, k], fewer if there are fewer vectors.
     """
     best = np.zeros((len(queries), 0), np.float32)
     positions = np.zeros((len(queries), 0), np.int64)

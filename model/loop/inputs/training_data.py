@@ -1,6 +1,6 @@
 """Feed a training: with the photos themselves, or with cached features of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,7 @@ from pipeline.records.manifest_row import Row
 
 
 class Photos:
-    """Batches of photos, in new random windows in every epoch.
-
-    Attributes:
-        batch_size: Photos of a training batch, over all processes.
-    """
+    """Batches of photos, in new random windows in every epoch."""
 
     def __init__(
         self,
@@ -52,27 +48,23 @@ class Photos:
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Yield each photo once, without the first `start` batches."""
-        return _pairs(self._training.epoch(epoch, start * self.batch_size))
+        return map(_pair, self._training.epoch(epoch, start * self.batch_size))
 
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central window."""
-        return _pairs(self._validation)
+        return map(_pair, self._validation)
 
     def first_batch(self, _: InputSpec) -> training_loop.Batch:
         """Return the first training batch."""
         return next(self.training(0))
 
 
-def _pairs(batches: Iterable[image_batches.Batch]) -> Iterator[training_loop.Batch]:
-    return ((batch["image"], batch["label"]) for batch in batches)
+def _pair(batch: image_batches.Batch) -> training_loop.Batch:
+    return batch["image"], batch["label"]
 
 
 class CachedFeatures:
-    """Batches of features that the frozen trunk has computed, for the tail to train on.
-
-    Attributes:
-        batch_size: Photos of a training batch, over all processes.
-    """
+    """Batches of features that the frozen trunk computed, for the tail to train on."""
 
     def __init__(
         self,
@@ -93,12 +85,9 @@ class CachedFeatures:
         self._labels = np.array(labels, np.int32)
         self._train = _indices(rows, "train")
         self._validation = _indices(rows, "validation")
-        self._records = records
-        self._features = features
-        self._num_views = num_views
-        self.batch_size = batch_size
-        self._process_group = process_group
-        self._seed = seed
+        self._records, self._features = records, features
+        self._num_views, self._seed = num_views, seed
+        self.batch_size, self._process_group = batch_size, process_group
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in one of its views, without `start` batches."""
@@ -137,7 +126,7 @@ class CachedFeatures:
             windows.windows[rows] = in_view.windows[rows]
             windows.mirrored[rows] = in_view.mirrored[rows]
         (batch,) = images.run(order, windows)
-        return batch["image"], batch["label"]
+        return _pair(batch)
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of an epoch, and the view of each."""

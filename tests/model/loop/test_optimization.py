@@ -35,8 +35,8 @@ from model.loop.optimization import Settings
         ({"policy": "poly", "stepsize": 5}, "expected --policy=step"),
         ({"policy": "step", "stepsize": 5, "milestones": "5"}, "--policy=multistep"),
         ({"rates": "fc8/*"}, "expected pattern=lr_mult"),
-        ({"rates": "fc8/*=-1"}, "lr_mult=-1.0: expected 0 or more"),
-        ({"rates": "fc8/*=1:inf"}, "decay_mult=inf: expected 0 or more"),
+        ({"rates": "fc8/*=-1"}, "fc8/\\*=-1: expected .* factors of 0 or more"),
+        ({"rates": "fc8/*=1:inf"}, "fc8/\\*=1:inf: expected .* factors of 0 or more"),
     ],
     ids=str,
 )
