@@ -16,14 +16,9 @@ def reliability(
 ) -> list[dict[str, Any]]:
     """Compare confidence and accuracy in bins of 0..1, each including its upper end.
 
-    Args:
-        confidence: float64 [num_examples], probability of the predicted class, 0..1.
-        correct: bool [num_examples], whether the predicted class is the label.
-        num_bins: number of bins of equal width.
-
-    Returns:
-        One row per bin: its ends `low` and `high`, `num_examples`, mean `confidence`
-        and `accuracy`; the last two are None in an empty bin.
+    `confidence` is the probability of the predicted class, float64 [num_examples],
+    `correct` whether it is the label. Returns one row per bin: its ends `low` and
+    `high`, `num_examples`, mean `confidence` and `accuracy`, None in an empty bin.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
     """
@@ -66,10 +61,6 @@ def error_by_chance(confidence: np.ndarray, num_bins: int = NUM_BINS) -> float:
 
     It is the mean over draws in which each prediction is correct with its probability.
     With few photos it is far from 0.
-
-    Args:
-        confidence: float64 [num_examples], probability of the predicted class, 0..1.
-        num_bins: number of bins of equal width.
     """
     random = np.random.default_rng(0)
     draws = [
@@ -82,12 +73,9 @@ def error_by_chance(confidence: np.ndarray, num_bins: int = NUM_BINS) -> float:
 def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
     """Return the accuracy on the photos at or above each confidence threshold.
 
-    The arguments are those of `reliability`.
-
-    Returns:
-        At most 100 points, from the most confident photos to all photos: `threshold` of
-        the confidence, `coverage` (share of the photos at or above it) and their
-        `accuracy`. Photos with equal confidence share a point.
+    These are at most 100 points, from the most confident photos to all photos:
+    `threshold` of the confidence, `coverage` (share of the photos at or above it) and
+    their `accuracy`. Photos with equal confidence share a point.
 
     Source: El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective
     Classification".
@@ -126,10 +114,7 @@ def figures(
 ) -> dict[str, Any]:
     """Return the figures of evaluation/<split>.json on calibration and coverage.
 
-    Args:
-        before: float [num_examples, num_classes], uncalibrated probabilities.
-        after: float [num_examples, num_classes], calibrated probabilities.
-        labels: int [num_examples], 0-based.
+    Probabilities [num_examples, num_classes] are those before and after calibration.
     """
     # Of equal probabilities the lower class is the predicted one.
     correct = after.argmax(axis=1) == labels

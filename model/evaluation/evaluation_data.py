@@ -29,10 +29,8 @@ def open_data(
 ) -> Iterator[EvaluationData]:
     """Provide the photos of a split, or "all", for a context.
 
-    If the folder holds photos rather than records, they are converted first, with
-    `resize_min` as the longest short side in pixels (0 for no limit), `white_level` as
-    the number that is white in 16-bit photos (0 for 65535), and `layout` as the meaning
-    of the folders.
+    If the folder holds photos rather than records, they are converted first, with these
+    settings of pipeline.convert.
     """
     if not is_photo_folder(folder):
         if layout:
@@ -55,12 +53,11 @@ def open_data(
         }
         config = config_flags.build(convert_settings.Config, settings)
         summary = conversion.convert(config)
-        for note in summary.notes:
-            command_line.log(note)
         records = summary.manifest
-        for row in records.rows:
-            if not row.is_included:
-                command_line.log(f"skipped {row.path}: {row.reason}")
+        skipped = [row for row in records.rows if not row.is_included]
+        lines = [f"skipped {row.path}: {row.reason}" for row in skipped]
+        for line in (*summary.notes, *lines):
+            command_line.log(line)
         yield EvaluationData(records=records, split=split, folder=folder)
 
 

@@ -16,27 +16,18 @@ GATES = {"min_accuracy": "accuracy", "min_balanced_accuracy": "balanced accuracy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How photos are predicted.
+    """How photos are predicted."""
 
-    Attributes:
-        batch_size: number of photos in one call of the network.
-        tta: "none", "flip" or "ten_crop".
-        num_features: number of photos, evenly spread over the split, whose final-layer
-            inputs are recorded; 0 for none. Needs a network with the head of a run.
-    """
-
-    batch_size: int = 64
-    tta: str = "none"
+    batch_size: int = 64  # photos in one call of the network
+    tta: str = "none"  # or "flip" or "ten_crop"
+    # Photos, evenly spread over the split, whose final-layer inputs are recorded; needs
+    # a network with the head of a run.
     num_features: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of an evaluation.
-
-    Attributes:
-        overrides: settings of the preprocessing of a weight file.
-    """
+    """Settings of an evaluation."""
 
     run_dir: str = _subject(
         "runs/latest", "Run to evaluate; runs/latest is the newest.", value="FOLDER"

@@ -80,9 +80,6 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     The function takes images (float32 or uint8 [batch, size_px, size_px, 3], 0..255)
     and labels (int [batch]). Its result, float32 [batch, size_px, size_px], is 1 at
     the position that contributes most to the label's logit, 0 where nothing does.
-
-    Raises:
-        NoSpatialLayer: the network has no spatial layer.
     """
     network = _HeatMaps(model)
     heat = traced_function.for_any_batch(

@@ -33,13 +33,8 @@ def find_label_errors(
     the most probable one counts. If that is not the label, the label is probably wrong.
     Errors are ordered by the probability of the label minus that of the suggestion.
 
-    Args:
-        probabilities: float [num_examples, num_classes], rows summing to 1, each from a
-            network that was not trained on the photo.
-        labels: int [num_examples], 0-based.
-
-    Returns:
-        Indices of the photos, and the label that each probably should have.
+    Probabilities are float [num_examples, num_classes]. Returns the indices of the
+    photos, and the label that each probably should have.
 
     Source: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
     Uncertainty in Dataset Labels", sections 3.1 and 3.2.
@@ -61,19 +56,12 @@ def find_label_errors(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnseenPhotos:
-    """Predictions for photos that the predicting network was not trained on.
-
-    Attributes:
-        rows: manifest rows of the photos.
-        labels: int64 [num_examples], 0-based.
-        probabilities: float64 [num_examples, num_classes], calibrated.
-        source: origin of the probabilities, in words.
-    """
+    """Predictions for photos that the predicting network was not trained on."""
 
     rows: Sequence[Row]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    source: str
+    labels: np.ndarray  # int64 [num_examples], 0-based
+    probabilities: np.ndarray  # float64 [num_examples, num_classes], calibrated
+    source: str  # origin of the probabilities, in words
 
     def figures(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the entry "label_doubts" of evaluation/<split>.json."""
@@ -104,8 +92,7 @@ def unseen_photos(
 ) -> UnseenPhotos:
     """Return the unseen photos of all folds, or those of the evaluated split.
 
-    `training_photos` has the SHA-256 of the photos that the run was trained on or
-    chosen by.
+    `training_photos` has the SHA-256 of those that training and validation used.
     """
     unseen = [
         n for n, row in enumerate(predictions.rows) if row.sha256 not in training_photos

@@ -14,26 +14,16 @@ from pipeline.records.manifest_row import Row
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """A model's predictions for every photo of a split.
+    """A model's predictions for every photo of a split."""
 
-    Attributes:
-        rows: manifest rows of the photos, in the manifest's order.
-        labels: int64 [num_examples], 0-based.
-        logits: float32 [num_examples, num_classes], averages over the views.
-        class_names: class names in label order.
-        temperature: divisor of the logits that calibrates the probabilities.
-        tta: "none", "flip" or "ten_crop".
-        feature_examples: int64 [num_features], photos whose features were recorded.
-        features: float32 [num_features, size], inputs of the final layer for the
-            central crops of these photos; None if they were not recorded.
-    """
-
-    rows: Sequence[Row]
-    labels: np.ndarray
-    logits: np.ndarray
-    class_names: Sequence[str]
-    temperature: float = 1.0
-    tta: str = "none"
+    rows: Sequence[Row]  # in the manifest's order
+    labels: np.ndarray  # int64 [num_examples], 0-based
+    logits: np.ndarray  # float32 [num_examples, num_classes], averages over the views
+    class_names: Sequence[str]  # in label order
+    temperature: float = 1.0  # divisor of the logits that calibrates probabilities
+    tta: str = "none"  # or "flip" or "ten_crop"
+    # Photos whose inputs of the final layer were recorded, for their central crops:
+    # int64 [num_features], float32 [num_features, size].
     feature_examples: Sequence[int] | np.ndarray = ()
     features: np.ndarray | None = None
 
@@ -98,7 +88,7 @@ class Predictions:
         ]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return SHA-256, path, group, label and logits of every photo, by name."""
+        """Return the arrays of stored_logits.Examples, by name."""
         return {
             "sha256": np.array([row.sha256 for row in self.rows]),
             "path": np.array([row.path for row in self.rows]),

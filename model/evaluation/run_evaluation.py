@@ -19,23 +19,15 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunEvaluation:
-    """A run, its predictions for a split, and their figures.
-
-    Attributes:
-        model: keras.Model, image -> logits.
-        unseen: predictions for photos the model was not trained on, from which label
-            errors are found.
-        figures: content of the .json.
-        path: path of the .json.
-    """
+    """A run, its predictions for a split, and their figures."""
 
     run: finished_run.FinishedRun
     data: EvaluationData
-    model: Any
+    model: Any  # keras.Model, image -> logits
     predictions: Predictions
-    unseen: label_errors.UnseenPhotos
-    figures: dict[str, Any]
-    path: Path
+    unseen: label_errors.UnseenPhotos  # in which label errors are found
+    figures: dict[str, Any]  # content of the .json
+    path: Path  # of the .json
 
 
 def describe(run: finished_run.FinishedRun) -> str:
@@ -70,9 +62,6 @@ def evaluate_run(
 
     With test-time augmentation the files are called <split>-<tta>. All classes of the
     records must be among the run's.
-
-    Raises:
-        DataError: the split is empty, or the figures cannot be written.
     """
     check_classes(run, data)
     options = options or EvaluationOptions()

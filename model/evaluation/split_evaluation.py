@@ -23,16 +23,11 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """The photos of a split.
-
-    Attributes:
-        split: name of the split; "all" for all photos.
-        folder: folder of the photos as the user names it; "" for that of the records.
-    """
+    """The photos of a split."""
 
     records: manifest.Manifest
-    split: str
-    folder: str = ""
+    split: str  # "all" for all photos
+    folder: str = ""  # of the photos as the user names it; "" for that of the records
 
     @property
     def source(self) -> str:
@@ -62,9 +57,6 @@ def evaluate_split(
 
     `class_names` are those of the model, by default those of the data set. The labels
     returned are the data set's in either case.
-
-    Raises:
-        DataError: the split is empty, or its classes are not the model's.
     """
     records, rows = data.records, data.rows
     class_names = class_names or records.class_names
@@ -123,12 +115,9 @@ def views_of(
 ) -> list[crop_and_resize.Views]:
     """Return the views to average over.
 
-    Args:
-        tta: "none" for the central crop; "flip" for it and its mirror image; "ten_crop"
-            for the central crop and those in the four corners, each with its mirror
-            image.
-        sizes: int [num_images, 2], height and width of the stored images, in pixels.
-        spec: input specification of the network.
+    "none" is the central crop; "flip" adds its mirror image; "ten_crop" has the central
+    crop and those in the four corners, each with its mirror image. `sizes` are height
+    and width of the stored images, int [num_images, 2], in pixels.
 
     Source: Krizhevsky et al. 2012, section 4.1.
     """

@@ -23,21 +23,13 @@ _SEAL = "seal"  # name, in the .json, of what proves who wrote it
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The logits of a run for every photo of a split.
+    """The logits of a run for every photo of a split, an entry of each array."""
 
-    Attributes:
-        sha256: str [num_examples], SHA-256 of each photo's file, 64 hex digits.
-        path: str [num_examples], path of each photo in the manifest.
-        group: str [num_examples], name of each photo's group, 64 hex digits.
-        label: int64 [num_examples], 0-based.
-        logits: float32 [num_examples, num_classes], finite.
-    """
-
-    sha256: np.ndarray
-    path: np.ndarray
-    group: np.ndarray
-    label: np.ndarray
-    logits: np.ndarray
+    sha256: np.ndarray  # of the photo's file, 64 hex digits
+    path: np.ndarray  # in the manifest
+    group: np.ndarray  # name of the photo's group, 64 hex digits
+    label: np.ndarray  # int64, 0-based
+    logits: np.ndarray  # float32 [num_examples, num_classes], finite
 
 
 def read(path: Path) -> Examples:
@@ -47,11 +39,7 @@ def read(path: Path) -> Examples:
 
 
 def read_figures(path: Path, extract: Callable[[Any], Any] = dict) -> Any:
-    """Return what `extract` takes from evaluation/<split>.json, by default all.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Return what `extract` takes from evaluation/<split>.json, by default all."""
     advice = "Remove it, and the run is evaluated again."
     return finished_run.read_json(path, extract, advice)
 
@@ -98,22 +86,15 @@ def find(
     An evaluation by an earlier version, which does not know the photos' groups, does
     not count. That of another user counts only with `by_anybody`: into a run's folder
     anybody can write logits that are too good.
-
-    Raises:
-        DataError: the .json with its figures is damaged.
     """
     json_path = run.evaluation_path(split, manifest_digest)
     path = json_path.with_suffix(".npz")
     if not path.exists() or not json_path.exists():
         return None
-    figures, *origin, has_groups = read_figures(
-        json_path,
-        lambda f: (
-            *(dict(f), f["model_sha256"]),
-            *(f["data"]["manifest_digest"], "num_groups" in f),
-        ),
+    figures, *origin = read_figures(
+        json_path, lambda f: (dict(f), f["model_sha256"], f["data"]["manifest_digest"])
     )
-    if origin != [run.model_digest(), manifest_digest] or not has_groups:
+    if origin != [run.model_digest(), manifest_digest] or "num_groups" not in figures:
         return None
     seal = figures.pop(_SEAL, "")
     if by_anybody or (seal and seal == _seal(figures, file_system.regular(path))):

@@ -31,14 +31,8 @@ def evaluate_weights(
     """Evaluate a pretrained network without training it.
 
     If nobody has named the network's classes, and it has as many as the data set, they
-    are assumed to be the same.
-
-    Returns:
-        The figures of a run's evaluation, as far as they exist.
-
-    Raises:
-        DataError: the split is empty.
-        errors.MismatchedCheckpoint: the network does not know a class of the data set.
+    are assumed to be the same. Returns the figures of a run's evaluation, as far as
+    they exist.
     """
     start = time.perf_counter()
     names, class_names = data.records.class_names, weights.class_names

@@ -74,32 +74,24 @@ class Drawings:
             ):
                 bins = calibration[name]
                 rows = [row for row in bins if row["num_examples"]]
-                left.plot(
-                    [row["confidence"] for row in rows],
-                    [row["accuracy"] for row in rows],
-                    "o-",
-                    color=colour,
-                    markersize=4,
-                    label=label,
-                )
-                right.stairs(
-                    [row["num_examples"] for row in bins],
-                    [bins[0]["low"], *(row["high"] for row in bins)],
-                    color=colour,
-                    linewidth=1.5,
-                    label=label,
-                )
+                points = [
+                    [r["confidence"] for r in rows],
+                    [r["accuracy"] for r in rows],
+                ]
+                counts = [row["num_examples"] for row in bins]
+                edges = [bins[0]["low"], *(row["high"] for row in bins)]
+                style = {"color": colour, "label": label}
+                left.plot(*points, "o-", markersize=4, **style)
+                right.stairs(counts, edges, linewidth=1.5, **style)
             right.yaxis.get_major_locator().set_params(integer=True)
-            return [
-                self._svg(
-                    first,
-                    "Reliability diagram: accuracy against confidence before and after "
-                    "temperature scaling, beside the ideal diagonal. The expected "
-                    f"calibration error is {calibration['ece_before']:.3f} before and "
-                    f"{calibration['ece']:.3f} after.",
-                ),
-                self._svg(second, "Number of photos by confidence."),
-            ]
+            text = (
+                "Reliability diagram: accuracy against confidence before and after "
+                "temperature scaling, beside the ideal diagonal. The expected "
+                f"calibration error is {calibration['ece_before']:.3f} before and "
+                f"{calibration['ece']:.3f} after."
+            )
+            photos = "Number of photos by confidence."
+            return [self._svg(first, text), self._svg(second, photos)]
 
     def coverage(self, points: Sequence[Mapping[str, float]]) -> markupsafe.Markup:
         """Draw accuracy over the share of photos that are classified."""
@@ -141,9 +133,8 @@ class Drawings:
                     ("validation_", "validation", "-", _FIRST),
                 ):
                     values = [result[prefix + field] for result in results]
-                    axes.plot(
-                        places, values, style, color=colour, label=label, marker=marker
-                    )
+                    look = {"color": colour, "label": label, "marker": marker}
+                    axes.plot(places, values, style, **look)
                 if is_solved:
                     axes.set_xscale("log")
                     axes.invert_xaxis()

@@ -27,15 +27,10 @@ _PHOTOS_AT_ONCE = 64
 class HeatMap:
     """A heat map of what the network looked at, and its place in the photo.
 
-    Attributes:
-        source: data URL of the network's input with the heat map over it.
-        left: left edge of the input, in % of the photo's width.
-        top: top edge of the input, in % of the photo's height.
-        width: width of the input, in % of the photo's width.
-        height: height of the input, in % of the photo's height.
+    The place is that of the network's input, in % of the photo's width or height.
     """
 
-    source: str
+    source: str  # data URL of the network's input with the heat map over it
     left: float
     top: float
     width: float
@@ -43,19 +38,14 @@ class HeatMap:
 
 
 class Thumbnails:
-    """Thumbnails of photos, each made once, up to a total size.
-
-    Attributes:
-        sources: {SHA-256 of a photo: data URL}; "" for a photo that does not decode.
-        full: whether the total size is reached.
-    """
+    """Thumbnails of photos, each made once, up to a total size."""
 
     def __init__(self, records: manifest.Manifest) -> None:
         """Starts without thumbnails."""
+        # {SHA-256 of a photo: data URL}; "" for a photo that does not decode.
         self.sources: dict[str, str] = {}
-        self.full = False
+        self.full = False  # whether the total size is reached
         self._photos = stored_photo.StoredPhotos(records.directory)
-        self._bytes = 0
 
     def add(self, rows: Iterable[Row], *, large: bool) -> None:
         """Make missing thumbnails, in the given order, until the total size is reached.
@@ -64,17 +54,17 @@ class Thumbnails:
         """
         missing = {row.sha256: row for row in rows if row.sha256 not in self.sources}
         waiting = list(missing.values())
-        side = _LARGE_PX if large else _SMALL_PX
-        make = functools.partial(self._small, side=side)
+        make = functools.partial(self._small, side=_LARGE_PX if large else _SMALL_PX)
+        total_bytes = sum(map(len, self.sources.values()))
         workers = command_line.available_cpus()
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(waiting), _PHOTOS_AT_ONCE):
                 rows_now = waiting[start : start + _PHOTOS_AT_ONCE]
                 for row, source in zip(rows_now, pool.map(make, rows_now), strict=True):
-                    if self._bytes + len(source) > MAX_BYTES:
+                    total_bytes += len(source)
+                    if total_bytes > MAX_BYTES:
                         self.full = True
                         return
-                    self._bytes += len(source)
                     self.sources[row.sha256] = source
 
     def _small(self, row: Row, side: int) -> str:
@@ -111,13 +101,11 @@ def heat_maps(
         pixels = batch["image"].numpy()
         heats = explain(pixels, np.array([labels[n] for n in numbers], np.int32))
         for number, image, heat in zip(numbers, pixels, heats, strict=True):
-            overlaid = grad_cam.overlay(image, heat)
+            jpeg = opencv.page_jpeg(grad_cam.overlay(image, heat), side=_HEAT_PX)
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             maps_by_photo[row.sha256] = HeatMap(
-                source=html_templates.jpeg_url(
-                    opencv.page_jpeg(overlaid, side=_HEAT_PX)
-                ),
+                source=html_templates.jpeg_url(jpeg),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,

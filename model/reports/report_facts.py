@@ -50,9 +50,8 @@ def _flags(config: "DataclassInstance") -> list[str]:
 def training(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return how a run was trained.
 
-    Returns:
-        `command`, "" if config.json is of another version; `stages`, their number;
-        `facts`, {name: value}; `versions` of the tools.
+    `command` is "" if config.json is of another version, `stages` the number of stages;
+    then there are `facts`, {name: value}, and `versions` of the tools.
     """
     config = run.config
     try:
@@ -85,10 +84,9 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
 def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return a summary of ledger.json.
 
-    Returns:
-        `counts`, the tensors by status: {status, meaning, count, names}; `frozen`, the
-        number of frozen variables; `unchanged`, the number of these with the same
-        SHA-256 before and after training.
+    `counts` has the tensors by status, {status, meaning, count, names}; `frozen` is the
+    number of frozen variables, `unchanged` that of those with the same SHA-256 before
+    and after training.
     """
     path = run.directory / "ledger.json"
     names: dict[str, list[str]] = collections.defaultdict(list)
@@ -101,12 +99,8 @@ def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:
 
     frozen = finished_run.read_json(path, extract)
     counts = [
-        {
-            "status": status,
-            "meaning": meaning,
-            "count": len(names[status]),
-            "names": names[status],
-        }
+        {"status": status, "meaning": meaning, "count": len(names[status])}
+        | {"names": names[status]}
         for status, meaning in _STATUSES.items()
     ]
     return {"counts": counts, "frozen": len(frozen), "unchanged": sum(frozen)}
@@ -219,13 +213,10 @@ def _notes(records: manifest.Manifest, *, own: bool) -> list[str]:
     """Return a note about photos that belong together."""
     groups = collections.Counter(row.group for row in records.included())
     num_grouped = sum(number for number in groups.values() if number > 1)
-    if not num_grouped:
-        return []
-    note = (
+    return [
         f"{num_grouped} photos belong to groups of copies, of near-duplicates, or of "
-        "--group_by"
-    )
-    return [note + ("; each group lies within one split." if own else ".")]
+        "--group_by" + ("; each group lies within one split." if own else ".")
+    ] * bool(num_grouped)
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -18,22 +18,13 @@ _MAX_CELL_PHOTOS = 24  # behind one cell of the confusion matrix
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoCard:
-    """A photo that the report shows by itself.
-
-    Attributes:
-        row: manifest row of the photo.
-        true: class name of its label.
-        other: class name in question: the predicted or the suggested class.
-        label: label of `other`, 0-based.
-        probability: probability of `other`, 0..1.
-        true_probability: probability of `true`, 0..1.
-    """
+    """A photo that the report shows by itself."""
 
     row: Row
-    true: str
-    other: str
-    label: int
-    probability: float
+    true: str  # class name of its label
+    other: str  # class name in question: the predicted or the suggested class
+    label: int  # that of `other`, 0-based
+    probability: float  # of `other`, 0..1
     true_probability: float
 
 
@@ -42,9 +33,8 @@ def photo_cards(
 ) -> dict[str, list[PhotoCard]]:
     """Return the cards of the report by the section that shows them.
 
-    Returns:
-        `worst`, the most confident mistakes; `unsure`, the least confident correct
-        predictions; `doubtful`, the most probable label errors.
+    `worst` are the most confident mistakes, `unsure` the least confident correct
+    predictions, `doubtful` the most probable label errors.
     """
     predictions = evaluation.predictions
     probabilities = predictions.probabilities()
@@ -116,11 +106,9 @@ def cell_photos(
 ) -> dict[str, dict[str, Any]]:
     """Return the photos behind the cells of the matrix, and make their thumbnails.
 
+    They are {"true label,predicted label": {photos: [{id, path, probability}], more}}.
     Each cell has its most confident predictions first. The cells share the room for
     thumbnails in turns, mistakes before correct predictions.
-
-    Returns:
-        {"true label,predicted label": {photos: [{id, path, probability}], more}}.
     """
     predicted = predictions.predicted
     confidence = predictions.probabilities()[np.arange(len(predicted)), predicted]

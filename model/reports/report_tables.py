@@ -18,12 +18,9 @@ _UNREACHED = {"threshold": None}
 def class_matrix(confusion_matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return the confusion matrix for display; of many classes the most confused.
 
-    Its rows are true classes, its columns predicted ones.
-
-    Returns:
-        `labels`, the classes shown; `rows` of cells {true, predicted, count, share};
-        `left_out`, the number of classes not shown; `mixed_up`, the most frequent
-        confusions among all classes.
+    `labels` are the classes shown, and `rows`, of true classes, have cells {true,
+    predicted, count, share}; `left_out` is the number of classes not shown, `mixed_up`
+    has the most frequent confusions among all classes.
     """
     confusion = np.array(confusion_matrix)
     num_classes = len(confusion)
@@ -68,18 +65,16 @@ def coverage_table(
 ) -> list[dict[str, Any]]:
     """Return what abstaining on uncertain photos is worth.
 
+    There is a row per goal (a share of photos to classify, or an accuracy): {goal,
+    threshold, coverage, answered, accuracy, low, high}. `threshold` is text, `answered`
+    the number of photos, `low` and `high` the 95 % interval of `accuracy`. If no
+    threshold reaches the goal, `threshold` is None and the rest is missing.
+
     Args:
         points: points from `calibration.coverage`.
         confidence: float64 [num_examples], probability of each photo's predicted class.
         effective_share: number of independent photos that one photo counts as, 0..1;
             below 1 for photos in groups.
-
-    Returns:
-        One row per goal (a share of photos to classify, or an accuracy): {goal,
-        threshold, coverage, answered, accuracy, low, high}. `threshold` is text,
-        `answered` the number of photos, `low` and `high` the 95 % interval of
-        `accuracy`. If no threshold reaches the goal, `threshold` is None and the rest
-        is missing.
     """
     goals: list[tuple[str, dict[str, float] | None]] = []
     for share in _COVERAGES:

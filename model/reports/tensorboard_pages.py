@@ -27,6 +27,10 @@ from pipeline.system.errors import DataError
 
 _MOST_AXES = 64
 _LONGEST_SETTING = 200  # in characters
+_FIGURES = (
+    *("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy", "loss"),
+    "calibrated_loss",
+)
 # Settings that matter most, as HParams shows them before the figures.
 _SETTINGS = (
     *("network", "ckpt", "features", "pooling", "train_from", "image_size", "epochs"),
@@ -46,15 +50,9 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
     folder = directory(evaluation)
     file_system.remove_tree(folder)
     figures = evaluation.figures
-    values = {
-        "accuracy": figures["accuracy"],
+    values = {name: figures[name] for name in _FIGURES} | {
         "accuracy_low": figures["accuracy_ci95"][0],
         "accuracy_high": figures["accuracy_ci95"][1],
-        "balanced_accuracy": figures["balanced_accuracy"],
-        "macro_f1": figures["macro_f1"],
-        "top5_accuracy": figures["top5_accuracy"],
-        "loss": figures["loss"],
-        "calibrated_loss": figures["calibrated_loss"],
         "calibration_error": figures["calibration"]["ece"],
         "calibration_error_before": figures["calibration"]["ece_before"],
     }
@@ -83,14 +81,19 @@ def main_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
 
     These are what the training used: of several stages, what the last one used.
     """
-    given = _mapping(config.get("settings"))
-    spec = _mapping(config.get("input_spec"))
+
+    def mapping(value: Any) -> Mapping[str, Any]:
+        """Return a table, of a list the last one; {} for what other versions wrote."""
+        last = value[-1] if isinstance(value, list) and value else value
+        return last if isinstance(last, Mapping) else {}
+
+    given = mapping(config.get("settings"))
     values = {
         **given,
-        **_mapping(given.get("learning")),
-        **_last(given.get("stages")),
-        **_last(config.get("stages")),
-        "image_size": spec.get("size_px"),
+        **mapping(given.get("learning")),
+        **mapping(given.get("stages")),
+        **mapping(config.get("stages")),
+        "image_size": mapping(config.get("input_spec")).get("size_px"),
         **config,
     }
     return {
@@ -101,14 +104,6 @@ def main_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
         for name in _SETTINGS
         if values.get(name) not in (None, "")
     }
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _last(values: Any) -> Mapping[str, Any]:
-    return _mapping(values[-1]) if isinstance(values, list) and values else {}
 
 
 def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
@@ -160,8 +155,7 @@ def principal(features: np.ndarray, most: int) -> np.ndarray:
     """Return the coordinates of points along the axes of greatest variance.
 
     Of features [num_points, num_features] they are float64 [num_points, min(most,
-    num_points, num_features)], centred; distances between points are those of the
-    features, as far as the axes reach.
+    num_points, num_features)], centred, with the distances of the features.
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     # Of few points with many features; as the decomposition of centred itself.

@@ -69,12 +69,10 @@ def is_no_better(figures: dict[str, Any]) -> str:
 def precision_in_words(figures: dict[str, Any]) -> list[str]:
     """Return a line if the training validated with other numbers than float32."""
     trained = figures.get("training_precision") or "float32"
-    if trained == "float32":
-        return []
     return [
         f"The evaluation computes in float32. The training log's accuracies are of "
         f"{trained} and may differ in a few photos."
-    ]
+    ] * (trained != "float32")
 
 
 def near_copies_in_words(figures: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ _TYPES: dict[str, type] = {
 }
 _MAX_MODEL_BYTES = 16 << 30
 _ANOTHER_RUNS = "is another run's, or was edited"
+_NEAR_COPY = {"path": str, "split": str, "similar_to": str, "similarity": float}
 _FIGURES = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -67,8 +68,7 @@ class FinishedRun:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
         results: list[dict[str, float]] = []
-        lines = _read(path).splitlines()
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_read(path).splitlines(), start=1):
             try:
                 values = json.loads(line)
                 _expect("epoch", values["epoch"], int)
@@ -120,9 +120,8 @@ class FinishedRun:
 
         def check(content: Any) -> dict[str, Any]:
             for photo in content["photos"]:
-                for name in ("path", "split", "similar_to"):
-                    _expect(name, photo[name], str)
-                _expect("similarity", photo["similarity"], float)
+                for name, kind in _NEAR_COPY.items():
+                    _expect(name, photo[name], kind)
             for name in ("chance", "num_training", "num_training_in_all"):
                 _expect(name, content[name], float, int)
             return dict(content)
@@ -187,21 +186,14 @@ class FinishedRun:
         return folder
 
     def read_records(self, data: str = "") -> manifest.Manifest:
-        """Read the manifest of the records that the run was trained on.
-
-        `data` is their folder; "" for the folder that training used.
-        """
+        """Read the manifest of the run's records, in `data` or where training was."""
         records = manifest.read(self.records_folder(data))
         run_folder.check_records(self.directory, self.manifest_digest, records)
         return records
 
 
 def read(run_dir: str) -> FinishedRun:
-    """Open the folder of a finished run.
-
-    Raises:
-        RunError: The folder is missing or holds no finished model.
-    """
+    """Open the folder of a finished run; a RunError says what else it is."""
     directory = Path(run_dir)
     if not directory.exists():
         problem = "no such run folder. Train a run first: python train.py"
@@ -259,12 +251,7 @@ def is_complete(directory: Path) -> bool:
 
 
 def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a stopped training, links resolved, and its config.json.
-
-    Raises:
-        RunError: The folder holds no run, one whose training is complete, or one that
-            does not say which photos it has seen.
-    """
+    """Return the folder of a stopped training, links resolved, and its config.json."""
     if not (directory / run_folder.CONFIG_NAME).exists():
         raise RunError(
             f"{directory}: no run, or one that was stopped before it began. Start it "
@@ -307,9 +294,8 @@ def read_json(
 ) -> Any:
     """Return what `extract` takes from the content of a run's JSON file.
 
-    Raises:
-        RunError: The file is missing, or what was expected of it is: `extract` may fail
-            in any way that look-ups and conversions do. The message ends in `advice`.
+    It may fail in any way that look-ups and conversions do: a RunError that ends in
+    `advice` says so.
     """
     try:
         return extract(json.loads(_read(path)))

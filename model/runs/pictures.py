@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from model.loop.training_loop import EpochResult
 from pipeline.system import command_line
@@ -101,17 +102,13 @@ def _draw_lines(
         label = " ".join(filter(None, (name, split)))
         axes.plot(numbers, values, style, color=color, alpha=0.35, marker=marker)
         axes.plot(numbers, smoothed(values), style, color=color, label=label)
-    if number == 0:
-        for before, after in itertools.pairwise(epochs):
-            if before.stage != after.stage:
-                axes.axvline(after.epoch - 0.5, color="0.5", linestyle=":")
-                axes.annotate(
-                    f" {after.stage}",
-                    (after.epoch - 0.5, 1),
-                    xycoords=("data", "axes fraction"),
-                    va="top",
-                    fontsize="x-small",
-                )
+    for before, after in itertools.pairwise(epochs if number == 0 else ()):
+        if before.stage != after.stage:
+            place = after.epoch - 0.5
+            axes.axvline(place, color="0.5", linestyle=":")
+            style = {"va": "top", "fontsize": "x-small"}
+            top = {"xycoords": ("data", "axes fraction")}
+            axes.annotate(f" {after.stage}", (place, 1), **top, **style)
 
 
 def draw_grid(
@@ -119,15 +116,9 @@ def draw_grid(
 ) -> np.ndarray:
     """Draw the first images of a batch as a PNG, with class names below them.
 
-    Args:
-        images: uint8 [batch, height, width, 3], RGB, at least one.
-        labels: int [batch], 0-based; or float [batch, num_classes], the share of each
-            class, of which the two largest are named.
-        class_names: Names of the classes, in label order.
-        path: Path of the PNG.
-
-    Returns:
-        uint8 [height, width, 3], RGB: the same picture without the names.
+    Images are uint8 [batch, height, width, 3], RGB, labels int [batch], or float
+    [batch, num_classes]: the share of each class, of which the two largest are named.
+    Returns the same picture without the names, uint8 [height, width, 3].
     """
     tiles = _scale(np.asarray(images)[:MOST_IMAGES])
     captions = [caption(x, class_names) for x in np.asarray(labels)[:MOST_IMAGES]]
@@ -149,20 +140,15 @@ def draw_grid(
 
 def _scale(images: np.ndarray) -> np.ndarray:
     """Return the images scaled by a whole factor, by means or by repeated pixels."""
-    count, height, width, _ = images.shape
-    side = max(height, width)
-    if side > _TILE_PX:
-        by = -(-side // _TILE_PX)
-        tall, wide = max(1, height // by), max(1, width // by)
-        images = images[:, : tall * by, : wide * by]
-        down, right = min(by, height), min(by, width)
-        total = np.zeros((count, tall, wide, 3), np.uint32)
-        for y in range(down):
-            for x in range(right):
-                total += images[:, y::down, x::right]
-        return np.rint(total / (down * right)).astype(np.uint8)
-    by = _TILE_PX // side
-    return images.repeat(by, axis=1).repeat(by, axis=2)
+    sides = np.array(images.shape[1:3])
+    if sides.max() <= _TILE_PX:
+        by = _TILE_PX // sides.max()
+        return images.repeat(by, axis=1).repeat(by, axis=2)
+    by = -(-sides.max() // _TILE_PX)
+    tall, wide = np.maximum(1, sides // by).tolist()
+    images = images[:, : tall * by, : wide * by]
+    means = tf.image.resize(images, (tall, wide), tf.image.ResizeMethod.AREA)
+    return np.rint(means).astype(np.uint8)
 
 
 def caption(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
@@ -199,17 +185,10 @@ def _save(
     figure = empty_figure((width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi)
     # Not an axes' imshow, which resamples and draws axes.
     figure.figimage(sheet)
+    style = {"family": "DejaVu Sans Mono", "fontsize": _FONT_PX * 72 / dpi}
+    style |= {"va": "top", "linespacing": 1.1, "parse_math": False}
     for (left, top), text in zip(places, texts, strict=True):
-        figure.text(
-            left / width,
-            1 - top / height,
-            text,
-            verticalalignment="top",
-            family="DejaVu Sans Mono",
-            fontsize=_FONT_PX * 72 / dpi,
-            linespacing=1.1,
-            parse_math=False,
-        )
+        figure.text(left / width, 1 - top / height, text, **style)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # characters without a glyph
         # Level 6, the default, takes twice as long for 7 % less.

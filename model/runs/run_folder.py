@@ -104,9 +104,6 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
     """Return the folder for a new run, without creating it.
 
     `run_dir` is the requested one; "" for runs/<time>-<ckpt>, with -2 if this exists.
-
-    Raises:
-        RunError: The folder exists and is not empty, or has the name of the link.
     """
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(ckpt).name.split(".")[0]) or "run"
     if not run_dir:
@@ -120,15 +117,13 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
             "Choose another --run_dir."
         )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        problem = "already exists and is not an empty folder. Remove it"
         if (directory / CHECKPOINTS).exists():
-            raise RunError(
-                f"{directory}: the folder holds a stopped training. Continue it with "
-                f"--resume={directory}, remove it, or choose another --run_dir."
+            problem = (
+                "the folder holds a stopped training. Continue it with "
+                f"--resume={directory}, remove it"
             )
-        raise RunError(
-            f"{directory}: already exists and is not an empty folder. Remove it, or "
-            "choose another --run_dir."
-        )
+        raise RunError(f"{directory}: {problem}, or choose another --run_dir.")
     return directory
 
 
@@ -162,15 +157,8 @@ def check_records(
 ) -> None:
     """Refuse records that are not exactly those that a run was trained on.
 
-    Args:
-        run_directory: Folder of the run, or of the runs of --seeds or --folds.
-        manifest_digest: SHA-256 of the manifest that the run was trained on.
-        records: The records to check.
-        source: What the user calls the records; "" for the name of their folder.
-        advice: Another way out than the message gives, as a sentence; "" for none.
-
-    Raises:
-        RunError: These are other records, or their photos or split have changed.
+    `manifest_digest` is that of the run's. `source` is what the user calls the records,
+    by default their folder, and `advice` another way out, as a sentence.
     """
     if records.digest != manifest_digest:
         message = (
@@ -192,11 +180,7 @@ class RunFolder:
     writes: bool = True
 
     def start(self, config: dict[str, Any], class_names: Sequence[str]) -> None:
-        """Create the folder with config.json and labels.txt.
-
-        Raises:
-            RunError: Another training has started there since `new_directory`.
-        """
+        """Create the folder with config.json and labels.txt."""
         if not self.writes:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -260,9 +244,8 @@ class RunFolder:
         """
         if not self.writes:
             return
-        with file_system.replacing(
-            self.directory / MODEL_NAME, suffix=".partial.keras"
-        ) as partial:
+        path = self.directory / MODEL_NAME
+        with file_system.replacing(path, suffix=".partial.keras") as partial:
             model.save(partial)
             weight_file.mark_keras(partial, metadata)
             with zipfile.ZipFile(partial, "a") as file:

@@ -82,11 +82,7 @@ def select(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Create a run's folder of snapshots, and lock it for this process.
-
-    Raises:
-        RunError: Another process is training the run.
-    """
+    """Create a run's folder of snapshots, and lock it for this process."""
     folder = file_system.make_inside(directory, run_folder.CHECKPOINTS)
     with file_system.locked(folder) as is_free:
         if not is_free:

@@ -17,6 +17,7 @@ from tensorboard.util import tensor_util
 from model.loop.training_loop import EpochResult
 from pipeline.system import file_system
 
+_FIGURES = ("loss", "accuracy", "learning_rate", "images_per_s", "l2", "iterations")
 _SIDE_PX = 256  # least side of a confusion matrix
 
 
@@ -64,21 +65,13 @@ class Board:
     ) -> None:
         """Write the figures of an epoch.
 
-        Args:
-            result: Losses, accuracies and speed.
-            rates: {lr_mult: last learning rate of the variables that have it}.
-            weights: {name: array} of the new head.
-            confusion: int [num_classes, num_classes], validation photos of true class i
-                that are predicted as class j.
+        `rates` are {lr_mult: last learning rate of the variables that have it},
+        `weights` {name: array} of the new head, and `confusion` is int [num_classes,
+        num_classes], validation photos of true class i that are predicted as class j.
         """
         training, validation = self._files["training"], self._files["validation"]
         values = result.as_dict()
-        names = ("loss", "accuracy", "learning_rate", "images_per_s")
-        figures = {
-            name: values[name]
-            for name in (*names, "l2", "iterations")
-            if name in values
-        }
+        figures = {name: values[name] for name in _FIGURES if name in values}
         if len(rates) > 1:
             for lr_mult, rate in rates.items():
                 figures[f"learning_rate_of_lr_mult/{lr_mult:g}"] = rate

@@ -24,19 +24,14 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A run that takes part in a comparison, by a unique name.
-
-    Attributes:
-        temperature: divisor of the logits that calibrates the probabilities.
-        images_per_s: photos per second of its evaluation, or of its frozen layers
-            alone; None if unknown.
-    """
+    """A run that takes part in a comparison, by a unique name."""
 
     name: str
     class_names: tuple[str, ...]
     examples: stored_logits.Examples
-    temperature: float
+    temperature: float  # divisor of the logits that calibrates the probabilities
     model_bytes: int
+    # Photos per second of its evaluation, or of its frozen layers alone.
     images_per_s: float | None = None
 
     @property
@@ -52,11 +47,7 @@ class Candidate:
 
 
 def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Compare the first run with each of the others; return the figures of the .json.
-
-    Raises:
-        DataError: the runs have different classes or photos.
-    """
+    """Compare the first run with each of the others; return figures for the .json."""
     paired = pair(candidates)
     first, others = paired[0], paired[1:]
     # Runs on records of their own may know the groups differently.

@@ -25,10 +25,8 @@ def mcnemar_p(differences: np.ndarray) -> float:
     Runs that are equally good might as well change their names, group by group. The p
     value is the share of all such changes after which the sum of the differences is at
     least as far from 0. Where each group is one photo, that is McNemar's exact test.
-
-    Args:
-        differences: int [num_groups], number of photos of the group that only the
-            second run gets right minus the number that only the first gets right.
+    `differences` are int [num_groups]: the number of photos of the group that only the
+    second run gets right minus the number that only the first gets right.
 
     Sources: McNemar 1947, "Note on the sampling error of the difference between
     correlated proportions or percentages"; Fisher 1935, "The Design of Experiments",
@@ -50,14 +48,9 @@ def tango_interval(
 ) -> tuple[float, float]:
     """Return the 95 % interval of the difference in accuracy, second minus first.
 
-    The interval holds the differences that the score test does not reject.
-
-    Args:
-        only_first: number of photos that only the first run gets right.
-        only_second: number of photos that only the second run gets right.
-        total: number of all photos, above 0. Of photos in groups, all three are
-            multiplied by the share of independent photos.
-        z: quantile of the normal distribution; the default gives 95 %.
+    The interval holds the differences that the score test does not reject. The numbers
+    are those of photos that only one run gets right, and of all, above 0. Of photos in
+    groups, all three are multiplied by the share of independent photos.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in
     proportions for the paired-sample design", Statistics in Medicine 17.

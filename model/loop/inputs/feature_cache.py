@@ -211,7 +211,7 @@ def _passes(
     A photo needed both mirrored and not is decoded once for both.
     """
     pair, none = (CENTRAL, MIRRORED), np.array([], np.int64)
-    both = np.intersect1d(*(missing.get(view, none) for view in pair))
+    both = np.intersect1d(missing.get(CENTRAL, none), missing.get(MIRRORED, none))
     passes = [
         ((view,), np.setdiff1d(rows, both if view in pair else none))
         for view, rows in missing.items()
