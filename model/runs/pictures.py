@@ -106,9 +106,9 @@ def _draw_lines(
         if before.stage != after.stage:
             place = after.epoch - 0.5
             axes.axvline(place, color="0.5", linestyle=":")
-            style = {"va": "top", "fontsize": "x-small"}
+            look = {"va": "top", "fontsize": "x-small"}
             top = {"xycoords": ("data", "axes fraction")}
-            axes.annotate(f" {after.stage}", (place, 1), **top, **style)
+            axes.annotate(f" {after.stage}", (place, 1), **top, **look)
 
 
 def draw_grid(
