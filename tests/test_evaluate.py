@@ -19,14 +19,15 @@ from model.weights import preprocessing_overrides
 from pipeline import split
 from pipeline.convert import conversion, convert_settings
 from pipeline.system.errors import DataError
-from tests.support import drawn_photos, processes
+from tests.support import drawn_photos, evaluated_runs, processes
 
 
 @pytest.fixture
-def finished(shared_run, tmp_path):
-    """A copy of the run that a test may change."""
+def finished(found, tmp_path):
+    """The folder of a run that tells the colours apart, small and not trained."""
     directory = tmp_path / "runs" / "run"
-    shutil.copytree(shared_run, directory, ignore=shutil.ignore_patterns("evaluation"))
+    seen = [row.sha256 for row in found.included("train", "validation")]
+    evaluated_runs.write_run(directory, found, seen)
     return directory
 
 
@@ -159,20 +160,9 @@ def test_the_report_changes_no_figure(finished):
     page = (folder / "test.html").read_text()
     assert f"<title>{finished.name}: test split</title>" in page
     assert f"python evaluate.py --run_dir={finished}" in page
-    assert "4 restored" not in page and "10 restored" in page  # five convolutions
     assert f"report:  {folder / 'test.html'}" in text_report.evaluation(figures)
     board = finished / "tensorboard" / "evaluation-test"
     assert (board / "projector_config.pbtxt").exists()
-
-
-@pytest.mark.slow
-def test_the_batch_size_changes_nothing(finished):
-    logits = []
-    for batch_size in (1, 7, 64):
-        evaluate.evaluate(config(finished, split="all", batch_size=batch_size))
-        with np.load(finished / "evaluation" / "all.npz") as file:
-            logits.append(file["logits"])
-    assert np.allclose(logits[:1], logits[1:], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -232,14 +222,8 @@ def test_photos_of_some_of_the_classes_get_the_runs_labels(
     for name, year in (("blue", "2023"), ("red", "2024")):
         Path(folder, year).mkdir()
         Path(folder, name).rename(Path(folder, year, name))
-    settings = config(
-        finished,
-        data=folder,
-        layout="folder/class",
-        another_dataset=True,
-        split="all",
-    )
-    figures = evaluate.evaluate(settings)
+    how = {"layout": "folder/class", "another_dataset": True, "split": "all"}
+    figures = evaluate.evaluate(config(finished, data=folder, **how))
     assert "class folders: 20 files in 2 classes" in capsys.readouterr().err
     assert figures["data"]["path"] == folder
     assert figures["accuracy"] > 0.8
@@ -444,9 +428,6 @@ class TestCompare:
         content = json.loads(path.read_text())
         content["data"] |= {"path": str(folder), "manifest_digest": fewer.digest}
         path.write_text(json.dumps(content))
-        calibration = worse / "calibration.json"
-        temperature = json.loads(calibration.read_text())["temperature"]
-        calibration.write_text(json.dumps({"temperature": temperature}))
         evaluate.compare(self.config(finished, worse))
         line = "note: worse was trained on other records than run: "
         assert line in capsys.readouterr().err

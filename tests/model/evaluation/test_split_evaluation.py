@@ -163,11 +163,6 @@ class TestEvaluateSplit:
         logits = predict(found, batch_size=batch_size).logits
         np.testing.assert_allclose(logits, predict(found).logits, rtol=1e-6)
 
-    def test_all_photos_can_be_evaluated(self, found):
-        predictions = predict(found, "all")
-        assert len(predictions.labels) == len(found.included()) == 60
-        assert predictions.figures()["accuracy"] == 1
-
     def test_an_empty_split_is_an_error_that_says_what_to_do(self, found):
         rows = [dataclasses.replace(row, split="train") for row in found.rows]
         without = dataclasses.replace(found, rows=tuple(rows))

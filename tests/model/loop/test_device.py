@@ -148,6 +148,8 @@ def test_a_network_is_timed_once_and_the_answer_kept(seconds, expected, monkeypa
     "damage", [b"{", b"[1]", b"\xff", b'{"other": 1}', "a folder", "no folder"]
 )
 def test_a_table_that_cannot_be_used_is_measured_again(damage, monkeypatch, capsys):
+    if damage != b"{":  # once in earnest
+        monkeypatch.setattr(device, "_seconds_in_each", lambda *_: (1.0, 0.5))
     path = file_system.cache_folder() / device.TABLE_NAME
     if damage == "no folder":  # and none can be made
         path.parent.parent.write_text("a file")

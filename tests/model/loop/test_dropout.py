@@ -75,14 +75,6 @@ class TestStepDropout:
         assert (output == output[:, :1, :1, : shape[3]]).all()
         assert 0.4 < np.mean(output == 0) < 0.6
 
-    def test_spatial_drops_whole_channels(self):
-        output = masked(
-            layer(noise_shape=(None, 1, 1, None)), np.ones((6, 5, 4, 40), np.float32), 1
-        )
-        assert (output == output[:, :1, :1]).all()
-        assert 0.3 < np.mean(output == 0) < 0.7
-        assert (output[0] != output[1]).any()
-
     def test_the_gradient_passes_where_numbers_pass(self):
         inputs = tf.ones((4, 30))
         with tf.GradientTape() as tape, dropout.at(2):

@@ -124,8 +124,6 @@ class TestGroups:
             ([1] * 200, 0.9, 0),
             ([10] * 30, 0.9, 0.3),
             ([10] * 30, 0.7, 0.3),
-            ([10] * 30, 0.9, 0.1),
-            ([3] * 100, 0.9, 0.6),
             ([1] * 200 + [2] * 40 + [8] * 5, 0.9, 0.5),
             (range(1, 41), 0.85, 0.2),
         ],
@@ -233,10 +231,10 @@ class TestTemperature:
 
     @pytest.mark.parametrize("num_photos", [30, 300])
     def test_calibrated_logits_keep_a_temperature_of_1(self, num_photos):
-        """The median of 200 draws of labels by the probabilities of the logits."""
+        """The median of 60 draws of labels by the probabilities of the logits."""
         random = np.random.default_rng(0)
         fitted = []
-        for _ in range(200):
+        for _ in range(60):
             logits = 3 * random.normal(size=(num_photos, 5))
             chances = np.exp(metrics.log_softmax(logits)).cumsum(axis=1)
             labels = (chances < random.random((num_photos, 1))).sum(axis=1)

@@ -110,10 +110,6 @@ class TestBestWeights:
         list(job.run())
         assert job.best.epoch == 1
 
-    def test_there_is_no_best_before_the_first_epoch(self):
-        best = training_loop.BestWeights()
-        assert (best.epoch, best.values, best.validation_logits) == (0, {}, None)
-
 
 class TestNonFiniteLoss:
     @pytest.mark.parametrize("value", [np.inf, np.nan])

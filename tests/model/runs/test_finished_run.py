@@ -62,6 +62,7 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(tmp_path, name, message)
 
 DEEP = "[" * 100_000
 DATA, SPEC = CONFIG["data"], CONFIG["input_spec"]
+EPOCH = dataclasses.asdict(small_runs.epoch_result(1))
 
 
 @pytest.mark.parametrize(
@@ -105,19 +106,11 @@ def test_a_damaged_or_missing_config_is_an_error(directory, text):
             for value in ("x", None, True, 10**400, 0, -1, math.nan, math.inf)
         ),
         ("photos.json", {"train": []}, finished_run.FinishedRun.seen_photos),
-        (
-            "photos.json",
-            {"train": "abc", "validation": []},
-            finished_run.FinishedRun.seen_photos,
-        ),
+        ("photos.json", {"train": "abc"}, finished_run.FinishedRun.seen_photos),
         ("metrics.jsonl", {"epoch": 1}, finished_run.FinishedRun.best_epoch),
         ("metrics.jsonl", {"epoch": True}, finished_run.FinishedRun.validation_curve),
         *(
-            (
-                "metrics.jsonl",
-                dataclasses.asdict(small_runs.epoch_result(1, loss=loss)),
-                finished_run.FinishedRun.results,
-            )
+            ("metrics.jsonl", EPOCH | {"loss": loss}, finished_run.FinishedRun.results)
             for loss in ("much", None, 10**400)
         ),
     ],
@@ -260,7 +253,7 @@ def test_a_flipped_byte_in_the_model_is_an_error_or_harmless(run):
     data = path.read_bytes()
     expected = small_runs.one_layer_model().get_weights()
     errors = 0
-    for place in range(0, len(data), len(data) // 60):
+    for place in range(0, len(data), len(data) // 20):
         changed = bytearray(data)
         changed[place] ^= 0xFF
         path.write_bytes(changed)
@@ -271,18 +264,18 @@ def test_a_flipped_byte_in_the_model_is_an_error_or_harmless(run):
             assert str(path) in str(error)
         else:
             assert all(map(np.array_equal, model.get_weights(), expected))
-    assert errors > 50
+    assert errors > 15
 
 
 def test_files_of_two_runs_that_were_mixed_are_refused(run, tmp_path):
-    other = small_runs.write_bare_run(
-        tmp_path / "b", CONFIG | {"settings": {"seed": 1}}
-    )
-    shutil.copy(other.directory / "model.keras", run.directory)
-    with pytest.raises(
-        RunError, match=r"a/model\.keras: does not belong to this run's"
-    ):
+    config = CONFIG | {"settings": {"seed": 1}}
+    other = small_runs.write_bare_run(tmp_path / "b", config).directory
+    shutil.copy(other / "model.keras", run.directory)
+    with pytest.raises(RunError, match=MIXED):
         run.load_model()
+
+
+MIXED = r"a/model\.keras: does not belong to this run's"
 
 
 @pytest.mark.parametrize("size_px, classes", [(20, 2), (24, 3)])
@@ -292,9 +285,7 @@ def test_a_model_of_other_photos_or_classes_is_refused(run, size_px, classes):
     flat = keras.layers.Flatten()(image)
     model = keras.Model(image, keras.layers.Dense(classes)(flat))
     model.save(run.directory / run_folder.MODEL_NAME)
-    with pytest.raises(
-        RunError, match=r"a/model\.keras: does not belong to this run's"
-    ):
+    with pytest.raises(RunError, match=MIXED):
         run.load_model()
 
 

@@ -32,7 +32,7 @@ def draw(tmp_path):
     return draw
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 9, 40, 64])
+@pytest.mark.parametrize("count", [1, 9, 40])
 def test_the_png_is_the_sheet_with_names_below(draw, count):
     sheet, picture = draw(batch(count))
     assert sheet.dtype == np.uint8
@@ -68,11 +68,10 @@ def test_images_of_any_shape_are_drawn(draw, shape):
     draw(batch(3, *shape))
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_png_has_the_size_of_the_sheet(draw, count):
+def test_the_png_has_the_size_of_the_sheet(draw):
     """In floating point 29 / 100 * 100 is below 29."""
-    for width in range(57, 113, 5):
-        draw(batch(count, 60, width))
+    for width in range(57, 113, 8):
+        draw(batch(5, 60, width))
 
 
 def test_mixed_labels_have_two_names(draw):
@@ -101,11 +100,9 @@ def test_a_long_name_ends_before_the_next_image(draw):
     assert not has_text[103:107].any()
 
 
-@pytest.mark.parametrize(
-    "name", ["$x_", "\\frac", "花", "a\nb", "\x1b[31m", "%", "é", "b\udcff"]
-)
-def test_unusual_names_are_drawn(draw, name):
-    draw(batch(1), [0], (name,))
+def test_unusual_names_are_drawn(draw):
+    names = ("$x_", "\\frac", "花", "a\nb", "\x1b[31m", "%", "é", "b\udcff")
+    draw(batch(8), range(8), names)
 
 
 def test_the_same_batch_gives_the_same_bytes(tmp_path):
@@ -140,9 +137,7 @@ def curves(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 2, 30])
 def test_both_diagrams_show_both_splits(curves, epochs):
-    picture = curves({"": [result(epoch) for epoch in range(1, epochs + 1)]}).astype(
-        int
-    )
+    picture = curves({"": [result(n + 1) for n in range(epochs)]}).astype(int)
     for half in (picture[:, :450], picture[:, 450:]):
         # Blue is training, orange validation: more of both than the legend has.
         more_blue = half[..., 0] - half[..., 2]

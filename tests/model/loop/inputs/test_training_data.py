@@ -29,44 +29,25 @@ def write_numbered(directory):
     with (directory / "all.tfrecord").open("wb") as file:
         for number, split in enumerate(splits):
             pixels = np.full((9, 12, 3), 2 * number, np.uint8)
-            photo = {
-                "path": f"{number:03d}.png",
-                "class_name": "abc"[number % 3],
-                "sha256": f"{number:064x}",
-                "format": "png",
-                "height": 9,
-                "width": 12,
-            }
+            photo = {"path": f"{number:03d}.png", "class_name": "abc"[number % 3]}
+            photo |= {"sha256": f"{number:064x}", "format": "png"}
+            photo |= {"height": 9, "width": 12}
             stored = stored_photo.Record(
                 encoded=cv2.imencode(".png", pixels)[1].tobytes(),
                 label=number % 3,
                 **photo,
             )
             record = tfrecord.frame(stored_photo.serialize(stored))
-            row = Row(
-                **photo,
-                source_bytes=1,
-                action="copied",
-                group=stored.sha256,
-                split=split,
-                file="all.tfrecord",
-                offset=file.tell(),
-                length=len(record),
-            )
-            rows.append(row)
+            place = {"offset": file.tell(), "length": len(record)}
+            place |= {"file": "all.tfrecord", "split": split, "group": stored.sha256}
+            rows.append(Row(**photo, **place, source_bytes=1, action="copied"))
             file.write(record)
     skipped = Row(
         path="004.txt", class_name="a", sha256="", source_bytes=1, action="skipped"
     )
     rows.insert(5, skipped)
-    info = manifest.DatasetInfo(
-        class_names=tuple("abc"),
-        seed=0,
-        shares={},
-        settings={},
-        versions={},
-        ignored={},
-    )
+    empty = {name: {} for name in ("shares", "settings", "versions", "ignored")}
+    info = manifest.DatasetInfo(class_names=tuple("abc"), seed=0, **empty)
     return manifest.Manifest(info=info, rows=tuple(rows), directory=directory)
 
 
