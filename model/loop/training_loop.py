@@ -123,12 +123,11 @@ def predict(
     return np.concatenate(logits), np.concatenate(labels)
 
 
-class Training:
-    """Train one network in one stage; can be stopped after any batch and resumed.
+class StageTraining:
+    """Validate one network in one stage after each epoch; subclasses train it.
 
     Attributes:
         model: The keras.Model that trains, inputs -> logits.
-        setup: Loss, optimizer, learning rate and number of steps.
         source: Batches for training and validation.
         best: The best weights so far, of this stage and those before.
         epoch: Number of complete epochs of this stage.
@@ -139,7 +138,6 @@ class Training:
     def __init__(
         self,
         model: Any,
-        setup: train_step.LearningSetup,
         source: Source,
         *,
         best: BestWeights,
@@ -151,14 +149,68 @@ class Training:
         `first_epoch` is the number of epochs of earlier stages, whose order and windows
         are not repeated.
         """
-        self.model, self.setup, self.source, self.best = model, setup, source, best
-        self.epoch, self._stage, self._first_epoch = 0, stage, first_epoch
-        self._train_step = train_step.TrainStep(model, setup)
+        self.model, self.source, self.best = model, source, best
+        self.epoch = self.photos_in_epoch = 0
+        self.validated: tuple[np.ndarray, np.ndarray]
+        self._stage, self._first_epoch = stage, first_epoch
         self._predict_step = make_predict_step(model)
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Number of epochs of this stage after the best one."""
+        return self.epoch - max(self.best.epoch - self._first_epoch, 0)
+
+    def finish_epoch(self, training_s: float, **figures: Any) -> EpochResult:
+        """Validate after an epoch with these figures; keep weights if they are best."""
+        epoch = self._first_epoch + self.epoch + 1
+        started_s = time.perf_counter()
+        logits, labels = predict(self._predict_step, self.source.validation())
+        validation_loss = metrics.mean_loss(logits, labels)
+        if not math.isfinite(validation_loss):
+            raise NonFiniteLoss(
+                f"The validation loss is {validation_loss} after epoch {epoch}. Try a "
+                "lower --learning_rate, or --precision=float32."
+            )
+        self.best.keep_if_better(epoch, validation_loss, logits)
+        self.validated = logits, labels
+        self.epoch += 1
+        self.photos_in_epoch = 0
+        return EpochResult(
+            epoch=epoch,
+            validation_loss=validation_loss,
+            validation_accuracy=metrics.accuracy(logits, labels),
+            seconds=training_s + time.perf_counter() - started_s,
+            stage=self._stage,
+            **figures,
+        )
+
+    def rates(self) -> dict[float, float]:
+        """Return {lr_mult: last learning rate of the variables that have it}."""
+        return {}
+
+    def last(self) -> dict[str, np.ndarray]:
+        """Return {name: array} of all weights now, or of their moving averages."""
+        return self.best.current()
+
+
+class Training(StageTraining):
+    """Train one network by steps; can be stopped after any batch and resumed."""
+
+    def __init__(
+        self,
+        model: Any,
+        setup: train_step.LearningSetup,
+        source: Source,
+        **options: Any,
+    ) -> None:
+        """Prepare the first epoch; `options` are those of StageTraining."""
+        super().__init__(model, source, **options)
+        self.setup = setup
+        self._train_step = train_step.TrainStep(model, setup)
         self._start_epoch()
 
     def _start_epoch(self) -> None:
-        self._num_batches = self._num_hits = self.photos_in_epoch = 0
+        self._num_batches = self._num_hits = 0
         self._total_loss = self._training_s = 0.0
         self._timed_photos = 0  # photos in the epoch since training was resumed
 
@@ -166,11 +218,10 @@ class Training:
     def done(self) -> bool:
         """Whether all epochs or steps are done, or nothing has improved for long."""
         setup, patience = self.setup, self.setup.schedule.early_stopping
-        since = self.epoch - max(self.best.epoch - self._first_epoch, 0)
         return (
             self.epoch >= setup.epochs
             or self.steps >= setup.total_steps
-            or 0 < patience <= since
+            or 0 < patience <= self.epochs_since_best
         )
 
     @property
@@ -208,30 +259,14 @@ class Training:
 
     def validate(self) -> EpochResult:
         """Validate after `train_epoch`, keep the weights if they are the best."""
-        epoch = self._first_epoch + self.epoch + 1
-        started_s = time.perf_counter()
         with self.setup.update.averaged():
-            logits, labels = predict(self._predict_step, self.source.validation())
-            validation_loss = metrics.mean_loss(logits, labels)
-            if not math.isfinite(validation_loss):
-                raise NonFiniteLoss(
-                    f"The validation loss is {validation_loss} after epoch {epoch}. "
-                    "Try a lower --learning_rate."
-                )
-            self.best.keep_if_better(epoch, validation_loss, logits)
-        result = EpochResult(
-            epoch=epoch,
-            loss=self._total_loss / self.photos_in_epoch,
-            accuracy=self._num_hits / self.photos_in_epoch,
-            validation_loss=validation_loss,
-            validation_accuracy=metrics.accuracy(logits, labels),
-            learning_rate=self.setup.rate_at(self.steps - 1),
-            images_per_s=self._timed_photos / self._training_s,
-            seconds=self._training_s + time.perf_counter() - started_s,
-            stage=self._stage,
-        )
-        self.validated = logits, labels
-        self.epoch += 1
+            result = self.finish_epoch(
+                self._training_s,
+                loss=self._total_loss / self.photos_in_epoch,
+                accuracy=self._num_hits / self.photos_in_epoch,
+                learning_rate=self.setup.rate_at(self.steps - 1),
+                images_per_s=self._timed_photos / self._training_s,
+            )
         self._start_epoch()
         return result
 

@@ -6,7 +6,6 @@ that it can be read aloud, searched and enlarged.
 
 import io
 import itertools
-import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -34,20 +33,15 @@ class Drawings:
 
     def __init__(self) -> None:
         """Imports matplotlib, which takes half a second."""
-        logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
         import matplotlib as mpl
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
 
         self._settings = mpl.rc_context
-        self._figure, self._canvas = Figure, FigureCanvasSVG
         self._number = itertools.count(1)
 
     def _axes(self, **labels: Any) -> tuple[Any, Any]:
-        figure = self._figure(figsize=(4.4, 3.2))
+        figure = pictures.empty_figure(4.4, 3.2)
         # An automatic layout would double the time.
         figure.subplots_adjust(left=0.13, right=0.97, bottom=0.15, top=0.96)
-        self._canvas(figure)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)

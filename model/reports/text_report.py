@@ -5,6 +5,7 @@ from typing import Any
 from model.evaluation.compare import comparison
 from model.loop import metrics
 from model.loop.inputs import near_copies
+from model.reports import report_tables
 from pipeline.grouping import near_duplicates
 from pipeline.system import command_line
 
@@ -125,16 +126,10 @@ def _confusion_table(figures: dict[str, Any]) -> list[str]:
     """Return the confusion matrix; of many classes the most frequent confusions."""
     names, confusion = figures["class_names"], figures["confusion_matrix"]
     if len(names) > 15:
-        confused = [
-            (count, true, predicted)
-            for true, row in enumerate(confusion)
-            for predicted, count in enumerate(row)
-            if count and true != predicted
-        ]
-        confused.sort(reverse=True)
+        confused = report_tables.class_matrix(confusion)["mixed_up"]
         return ["most frequent confusions:"] + [
-            f"  {count:5}  {names[true]} predicted as {names[predicted]}"
-            for count, true, predicted in confused[:10]
+            f"  {c['count']:5}  {names[c['true']]} predicted as {names[c['predicted']]}"
+            for c in confused[:10]
         ]
     rows = ((name, *row) for name, row in zip(names, confusion, strict=True))
     return command_line.table(("true, predicted:", *names), rows)

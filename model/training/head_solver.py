@@ -17,7 +17,7 @@ import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
-from model.loop import distributed, losses, metrics, training_loop
+from model.loop import distributed, losses, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
 
@@ -30,20 +30,14 @@ USUAL_ITERATIONS = 25  # for one penalty
 CHUNK = 8192  # views of photos in one call of TensorFlow
 
 
-class HeadSolver:
-    """Solve the final layer for one penalty after the other, in place of Training.
+class HeadSolver(training_loop.StageTraining):
+    """Solve the final layer, which alone has weights, for one penalty after the other.
 
-    What is an epoch in a training by steps is a penalty here.
-
-    Attributes:
-        model: The keras.Model that trains, features -> logits; its final layer alone
-            has weights.
-        source: Cached features for training and validation.
-        best: The best weights so far, of this stage and those before.
-        epoch: Number of penalties that are solved and validated.
-        photos_in_epoch: Number of training photos if the next one is solved, else 0.
-        validated: Logits and labels of the last validation.
+    What is an epoch in a training by steps is a penalty here; `photos_in_epoch` is the
+    number of training photos if it is solved and not yet validated.
     """
+
+    source: training_data.CachedFeatures
 
     def __init__(
         self,
@@ -51,18 +45,13 @@ class HeadSolver:
         loss: losses.Loss,
         source: training_data.CachedFeatures,
         *,
-        best: training_loop.BestWeights,
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
-        stage: str = "",
-        first_epoch: int = 0,
+        **options: Any,
     ) -> None:
-        """Scale the features; `first_epoch` is the number of earlier epochs."""
-        self.model, self.source, self.best = model, source, best
-        self.epoch = self.photos_in_epoch = 0
-        self._stage, self._first_epoch = stage, first_epoch
+        """Scale the features; `options` are those of StageTraining."""
+        super().__init__(model, source, **options)
         self._loss, self._process_group = loss, process_group
         self._layer = model.get_layer(head.FINAL_LAYER)
-        self._predict_step = training_loop.make_predict_step(model)
         # Mean training loss and share of hits, iterations and seconds of the last one.
         self._solved = np.zeros(4)
         below = keras.Model(model.input, self._layer.input)
@@ -86,8 +75,7 @@ class HeadSolver:
     @property
     def done(self) -> bool:
         """Whether all penalties are solved, or weaker ones have stopped to help."""
-        since = self.epoch - max(self.best.epoch - self._first_epoch, 0)
-        return self.epoch >= len(PENALTIES) or since >= _PATIENCE
+        return self.epoch >= len(PENALTIES) or self.epochs_since_best >= _PATIENCE
 
     @property
     def steps(self) -> int:
@@ -158,37 +146,9 @@ class HeadSolver:
 
     def validate(self) -> training_loop.EpochResult:
         """Validate the solution, and keep the weights if they are the best."""
-        started_s = time.perf_counter()
-        epoch = self._first_epoch + self.epoch + 1
-        logits, labels = training_loop.predict(
-            self._predict_step, self.source.validation()
-        )
-        validation_loss = metrics.mean_loss(logits, labels)
-        self.best.keep_if_better(epoch, validation_loss, logits)
         loss, accuracy, iterations, seconds = self._solved.tolist()
-        result = training_loop.EpochResult(
-            epoch=epoch,
-            loss=loss,
-            accuracy=accuracy,
-            validation_loss=validation_loss,
-            validation_accuracy=metrics.accuracy(logits, labels),
-            l2=PENALTIES[self.epoch],
-            iterations=int(iterations),
-            seconds=seconds + time.perf_counter() - started_s,
-            stage=self._stage,
-        )
-        self.validated = logits, labels
-        self.epoch += 1
-        self.photos_in_epoch = 0
-        return result
-
-    def rates(self) -> dict[float, float]:
-        """Return {}: there are no learning rates."""
-        return {}
-
-    def last(self) -> dict[str, np.ndarray]:
-        """Return {name: array} of all weights now."""
-        return self.best.current()
+        figures = {"loss": loss, "accuracy": accuracy, "l2": PENALTIES[self.epoch]}
+        return self.finish_epoch(seconds, iterations=int(iterations), **figures)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all that a resumed training needs, but the weights."""
