@@ -68,10 +68,9 @@ class Estimate:
 
 
 def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
-    """Return as text what a training will do, and what it will cost.
+    """Return as text what a training, or a comparison of networks, does and costs.
 
-    The batches of each stage are timed for `least_s` seconds or more. Several `configs`
-    are those of networks that are compared.
+    The batches of each stage are timed for `least_s` seconds or more.
     """
     config = configs[0]
     records = train_run.read_records(config.data)
@@ -83,7 +82,7 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
         started_s = started_s or age_s()
         for network in networks:
             network.name = network.name or config.label * (len(configs) > 1)
-            estimates += estimate_stages(network, records, least_s=least_s)
+            estimates += estimate_stages(network, records, least_s)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 
@@ -101,7 +100,6 @@ def age_s() -> float:
 def estimate_stages(
     network: staged_training.StagedTraining,
     records: manifest.Manifest,
-    *,
     least_s: float = LEAST_S,
 ) -> list[Estimate]:
     """Time a few batches of each stage of a network, which is not changed."""
@@ -112,22 +110,19 @@ def estimate_stages(
     ]
 
 
+@dataclasses.dataclass
 class _StageTimer:
     """Build a stage and time a few batches."""
 
-    def __init__(
-        self,
-        network: staged_training.StagedTraining,
-        records: manifest.Manifest,
-        stage: stages.Stage,
-        planned: Planned,
-        least_s: float,
-    ) -> None:
-        self._planned = planned
-        self._network, self._records, self._stage = network, records, stage
-        self._least_s = least_s
+    _network: staged_training.StagedTraining
+    _records: manifest.Manifest
+    _stage: stages.Stage
+    _planned: Planned
+    _least_s: float
+
+    def __post_init__(self) -> None:
         start_s = time.perf_counter()
-        self._trunk, self._tail = network.build(stage)
+        self._trunk, self._tail = self._network.build(self._stage)
         self._preparation_s = time.perf_counter() - start_s
 
     def estimate(self) -> Estimate:
@@ -166,7 +161,7 @@ class _StageTimer:
         validation_batch_s, _ = self._seconds_each(
             validation, lambda batch: predict(batch[0]).numpy(), validation_batches
         )
-        weights = sum(np.prod(v.shape) for v in self._tail.trainable_variables)
+        weights = sum(math.prod(v.shape) for v in self._tail.trainable_variables)
         return Estimate(
             name=", ".join(filter(None, (self._network.name, stage.name))),
             stage=self._stage,
@@ -178,7 +173,7 @@ class _StageTimer:
             training_s=batches * batch_s,
             validation_s=validation_batches * validation_batch_s,
             bound="memory" if stage.is_cached else bound,
-            extra_bytes=extra_bytes + 4 * int(weights),
+            extra_bytes=extra_bytes + 4 * weights,
         )
 
     def _estimate_features(self) -> tuple[int, float, int]:
@@ -198,18 +193,16 @@ class _StageTimer:
         missing = feature_cache.num_missing(
             len(rows), new, cache_dir=cache_dir, identity=identity
         )
-        dtype = feature_cache.stored_dtype(identity)
+        dtype, size = feature_cache.stored_dtype(identity), feature_cache.BATCH_SIZE
         photo_bytes = math.prod(self._trunk.output.shape[1:]) * np.dtype(dtype).itemsize
         table = sum(map(len, needed.values())) * photo_bytes
         in_memory = 2 * table if table <= feature_cache.MEMORY_BYTES else 0
         if not missing:
             return 0, 0.0, in_memory
-        size = feature_cache.BATCH_SIZE
-        images = image_batches.Images(
-            self._records, rows, stage.plan.spec, batch_size=size
-        )
+        spec = stage.plan.spec
+        images = image_batches.Images(self._records, rows, spec, batch_size=size)
         run = feature_cache.as_stored(self._trunk, dtype, identity["engine"])
-        views = crop_and_resize.central_views(images.sizes, images.spec)
+        views = crop_and_resize.central_views(images.sizes, spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
         batch_s, _ = self._seconds_each(
             images.run(order, views),
@@ -223,8 +216,7 @@ class _StageTimer:
         random = np.random.default_rng(0)
         shape = (size, *self._trunk.output.shape[1:])
         inputs = random.standard_normal(shape, np.float32)
-        num_classes = self._stage.plan.num_classes
-        labels = random.integers(0, num_classes, size).astype(np.int32)
+        labels = random.integers(0, self._stage.plan.num_classes, size, np.int32)
         return itertools.repeat((inputs, labels))
 
     def _layers(self) -> Iterator[Layer]:

@@ -83,9 +83,6 @@ def configure(typed: Mapping[str, Any]) -> settings.Config:
 
     Settings that hold in all stages are checked as part of each stage, because they
     need not go together alone: a momentum may be for the stages' optimizers.
-
-    Args:
-        typed: {name: value} of the flags on the command line.
     """
     flags = {name: value for name, value in typed.items() if name in settings.SETTINGS}
     written = Recipe()
@@ -183,11 +180,9 @@ def _converted(
             meant = config_flags.meant(key, known) or ", ".join(sorted(known))
             raise DataError(f"{where}: {key}: no such setting; expected {meant}")
         default = known[key].default
+        several = known[key].several and isinstance(value, list) and value != []
         try:
-            several = known[key].several and isinstance(value, list) and value != []
-            items = [
-                _convert(item, default) for item in (value if several else [value])
-            ]
+            items = [_convert(v, default) for v in (value if several else [value])]
             for item in items:
                 known[key].check(key, item)
             values[key] = tuple(items) if several else items[0]

@@ -132,19 +132,15 @@ def prepare(
             SCRATCH: (directory / SCRATCH, start.from_scratch()),
         }
         file_system.refuse_link(directory / SCRATCH)
+    numbers = {"num_classes": len(records.class_names)}
+    numbers["num_training"] = len(records.included("train"))
+    writes = writes and setup.process_group.is_chief
     networks = [
         staged_training.StagedTraining(
             records,
             network_start,
-            stages.plan_stages(
-                network_start,
-                config,
-                num_classes=len(records.class_names),
-                num_training=len(records.included("train")),
-            ),
-            run_folder.RunFolder(
-                directory=folder, writes=writes and setup.process_group.is_chief
-            ),
+            stages.plan_stages(network_start, config, **numbers),
+            run_folder.RunFolder(directory=folder, writes=writes),
             setup,
             name=name,
         )
@@ -174,12 +170,12 @@ def _header(
     networks: Sequence[staged_training.StagedTraining],
 ) -> str:
     """Return what a training does, in labelled lines, followed by warnings."""
-    setup, start = networks[0].setup, networks[0].start
+    setup, start, planned = networks[0].setup, networks[0].start, networks[0].stages
     group, spec = setup.process_group, start.spec
     process = f"; process {group.rank + 1} of {group.size}" * (group.size > 1)
     lines = {"device": f"{setup.device_name}, {setup.precision}{process}"}
     if setup.precision == "float16":
-        trained = {stage.plan.describe() for stage in networks[0].stages}
+        trained = {stage.plan.describe() for stage in planned}
         lines["precision"] = "float16 for frozen layers alone; in float32 trains " + (
             trained.pop() if len(trained) == 1 else "what each stage trains"
         )
@@ -195,10 +191,8 @@ def _header(
         "input": spec.describe(),
         "preprocessing": spec.describe_pixels(),
         "head": f"{'kept' if config.keep_head else 'new'}, on "
-        + head.describe(
-            start.features, start.pooling, networks[0].stages[0].plan.scaling
-        ),
-        **_stage_lines(networks[0].stages),
+        + head.describe(start.features, start.pooling, planned[0].plan.scaling),
+        **_stage_lines(planned),
         "photos": ", ".join(
             f"{len(records.included(split)):,} {split}" for split in manifest.SPLITS
         ),
@@ -206,8 +200,7 @@ def _header(
     width = max(map(len, lines))
     return "\n".join(
         [f"{label:{width}}  {text}" for label, text in lines.items()]
-        + [f"note: {note}" for note in start.notes()]
-        + [f"note: {note}" for note in _notes_on_steps(networks[0].stages)]
+        + [f"note: {note}" for note in (*start.notes(), *_notes_on_steps(planned))]
         + [f"warning: {line}" for network in networks for line in _warnings(network)]
     )
 

@@ -79,17 +79,16 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
     Photos are identified by the SHA-256 of their file and by their class. Runs with
     different classes or photos are refused.
     """
-    first = candidates[0]
-    for other in candidates[1:]:
+    first, *others = paired = list(map(_sorted, candidates))
+    reference = first.examples
+    for other in others:
         if other.class_names != first.class_names:
             raise DataError(
                 f"{first.name} has the classes {', '.join(first.class_names)}, but "
                 f"{other.name} has {', '.join(other.class_names)}. Only runs with the "
                 "same classes in the same order can be compared."
             )
-    paired = [_sorted(candidate) for candidate in candidates]
-    reference = paired[0].examples
-    for other in paired[1:]:
+    for other in others:
         if not np.array_equal(other.examples.sha256, reference.sha256):
             raise _different_photos(paired)
         if len(differing := np.flatnonzero(other.examples.label != reference.label)):
