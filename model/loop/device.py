@@ -33,19 +33,12 @@ _measured: dict[str, str] = {}  # the table, should its file not be writable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeSetup:
-    """What a training computes with.
+    """What a training computes with."""
 
-    Attributes:
-        precision: "float32", "bfloat16" or "float16".
-        engine: "tensorflow", or "onnxruntime" for the networks that suit it.
-        cache_dir: Folder of all feature caches.
-        device_name: Names of the GPUs, or of the processor.
-    """
-
-    precision: str
-    cache_dir: Path
-    device_name: str = ""
-    engine: str = "tensorflow"
+    precision: str  # "float32", "bfloat16" or "float16"
+    cache_dir: Path  # of all feature caches
+    device_name: str = ""  # names of the GPUs, or of the processor
+    engine: str = "tensorflow"  # or "onnxruntime" for the networks that suit it
     process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS
 
     @property

@@ -37,20 +37,14 @@ ReplicaFunction = Callable[..., Sequence[Any]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """The processes of a training, and the devices of this process.
+    """The processes of a training, and the devices of this process."""
 
-    Attributes:
-        rank: Number of this process, from 0; process 0 alone writes the run folder.
-        size: Number of processes.
-        devices: Names of its devices that compute gradients, such as "/GPU:1"; ""
-            leaves the choice to TensorFlow.
-        strategy: tf.distribute strategy that connects the processes; None for one.
-    """
-
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # of this process; process 0 alone writes the run folder
+    size: int = 1  # number of processes
+    # Names of its devices that compute gradients, such as "/GPU:1"; "" leaves the
+    # choice to TensorFlow.
     devices: tuple[str, ...] = ("",)
-    strategy: Any = None
+    strategy: Any = None  # that of tf.distribute which connects several processes
 
     @classmethod
     def from_environment(cls) -> "ProcessGroup":
@@ -169,12 +163,8 @@ class ProcessGroup:
 def rank_and_size(tf_config: str) -> tuple[int, int]:
     """Return the rank of this process and the number of processes.
 
-    Args:
-        tf_config: {"cluster": {"chief": [...], "worker": [...]}, "task": {"type": ...,
-            "index": ...}} as JSON; "" for one process.
-
-    Raises:
-        DataError: The text has another form, or the task is not in the cluster.
+    `tf_config` is {"cluster": {"chief": [...], "worker": [...]}, "task": {"type": ...,
+    "index": ...}} as JSON; "" for one process.
     """
     try:
         config = json.loads(tf_config or "{}")

@@ -11,17 +11,12 @@ from model.loop import optimization
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Cross-entropy in nats.
+    """Cross-entropy in nats."""
 
-    Attributes:
-        label_smoothing: Share of each label that is spread evenly over all classes, 0
-            to 1. Source: C. Szegedy et al., Rethinking the Inception Architecture,
-            2016, section 7.
-        class_weights: Factor of each class's examples; () for 1 everywhere.
-    """
-
+    # Share of each label that is spread evenly over all classes, 0 to 1. Source: C.
+    # Szegedy et al., Rethinking the Inception Architecture, 2016, section 7.
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] = ()  # of each class's examples; () for 1
 
     def per_example(self, logits: Any, labels: Any) -> Any:
         """Return the loss of each example, float32 [batch], 0 or more.

@@ -20,13 +20,7 @@ from model.loop import optimization
 
 
 class ParameterUpdate:
-    """Change variables along their gradients, with one optimizer per layer rate.
-
-    Attributes:
-        variables: Keras variables that change, in the order of their gradients.
-        iter_size: Number of batches whose gradients make one step, at least 1.
-        batches: tf.Variable, number of batches since training began.
-    """
+    """Change variables along their gradients, with one optimizer per layer rate."""
 
     def __init__(
         self, variables: Mapping[str, Any], settings: optimization.Settings
@@ -34,6 +28,7 @@ class ParameterUpdate:
         """Create the optimizers for {"layer/variable": Keras variable}."""
         rates = {name: settings.layer_rate_of(name) for name in variables}
         self._names = [name for name in variables if rates[name].lr_mult]
+        # In the order of their gradients, of which iter_size batches make one step.
         self.variables = [variables[name] for name in self._names]
         self.iter_size = settings.iter_size
         self._settings = settings
@@ -52,7 +47,7 @@ class ParameterUpdate:
             optimizer = self._make_optimizer(decay)
             optimizer.build([self.variables[place] for place in members])
             self._groups.append((lr_mult, optimizer, members))
-        self.batches = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self.batches = tf.Variable(0, trainable=False, dtype=tf.int64)  # so far
         self._sums = [
             tf.Variable(tf.zeros(v.shape, tf.float32), trainable=False)
             for v in (self.variables if settings.iter_size > 1 else ())

@@ -21,27 +21,17 @@ from model.loop import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningSetup:
-    """What a network learns with: loss, optimizer, learning rate, number of steps.
-
-    Attributes:
-        update: Optimizers of the variables that train.
-        schedule: Settings of the learning rate's schedule and of early stopping.
-        base_rate: Learning rate that the schedule scales, 0 or more.
-        epochs: Number of passes over the training photos, at least 1.
-        total_steps: Number of steps after which training ends, also within an epoch.
-        loss: Training loss of each photo.
-        process_group: Processes and devices that compute the gradients.
-        statistics: Variables that the forward pass itself changes in training, such as
-            moving averages of batch normalisation.
-    """
+    """What a network learns with: loss, optimizer, learning rate, number of steps."""
 
     update: parameter_update.ParameterUpdate
-    schedule: optimization.Settings
-    base_rate: float
-    epochs: int
-    total_steps: int
+    schedule: optimization.Settings  # of the learning rate, and early stopping
+    base_rate: float  # learning rate that the schedule scales, 0 or more
+    epochs: int  # passes over the training photos, at least 1
+    total_steps: int  # after which training ends, also within an epoch
     loss: losses.Loss = dataclasses.field(default_factory=losses.Loss)
     process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS
+    # Variables that the forward pass itself changes in training, such as moving
+    # averages of batch normalisation.
     statistics: Sequence[Any] = ()
 
     def rate_at(self, step: int) -> float:
@@ -61,14 +51,10 @@ class StepResult(NamedTuple):
 def train_step(
     model: Any, setup: LearningSetup, inputs: Any, labels: Any, rate: Any
 ) -> StepResult:
-    """Train a network, inputs -> logits, on this process' share of a batch.
+    """Train a keras.Model, inputs -> logits, on this process' share of a batch.
 
-    Args:
-        model: keras.Model that is trained.
-        setup: Loss, optimizer and devices.
-        inputs: Photos or features, [batch, ...].
-        labels: int32 [batch], or float32 [batch, num_classes] for mixed photos.
-        rate: Learning rate, float32 scalar.
+    Inputs are [batch, ...], labels int32 [batch], or float32 [batch, num_classes] for
+    mixed photos; the learning rate is a float32 scalar.
     """
     update, group = setup.update, setup.process_group
 
@@ -100,17 +86,13 @@ def train_step(
 
 
 class TrainStep:
-    """Train on batches; every `iter_size` of them make one step.
-
-    Attributes:
-        steps: Number of steps so far.
-        waiting: Number of batches whose gradients wait for the next step.
-    """
+    """Train on batches; every `iter_size` of them make one step."""
 
     def __init__(self, model: Any, setup: LearningSetup) -> None:
         """Prepare the graphs of a keras.Model, inputs -> logits."""
         self._setup = setup
-        self.steps = self.waiting = 0
+        self.steps = 0
+        self.waiting = 0  # batches whose gradients wait for the next step
         self._train_on_batch = traced_function.for_any_batch(
             functools.partial(train_step, model, setup)
         )

@@ -22,31 +22,19 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """Figures of an epoch; losses are means in nats, accuracies shares of 0..1.
+    """Figures of an epoch; losses are means in nats, accuracies shares of 0..1."""
 
-    Attributes:
-        epoch: Number of the epoch, from 1, over all stages.
-        accuracy: Accuracy on the training photos as they were trained on.
-        learning_rate: Learning rate of the epoch's last step; None if the head was
-            solved, in which case l2 and iterations are given.
-        images_per_s: Training photos per second.
-        seconds: Duration of training and validation.
-        stage: Name of the stage; "" if the training has one alone.
-        l2: Penalty that the head was solved for.
-        iterations: Iterations that this took.
-    """
-
-    epoch: int
+    epoch: int  # from 1, over all stages
     loss: float
-    accuracy: float
+    accuracy: float  # on the training photos as they were trained on
     validation_loss: float
     validation_accuracy: float
-    learning_rate: float | None = None
-    images_per_s: float | None = None
-    seconds: float
-    stage: str = ""
-    l2: float | None = None
-    iterations: int | None = None
+    learning_rate: float | None = None  # of the last step, if the epoch had steps
+    images_per_s: float | None = None  # training photos, if it had steps
+    seconds: float  # duration of training and validation
+    stage: str = ""  # its name; "" if the training has one alone
+    l2: float | None = None  # penalty, if the head was solved
+    iterations: int | None = None  # to solve it
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures that the epoch has, as a line of metrics.jsonl."""
@@ -56,22 +44,15 @@ class EpochResult:
 
 @dataclasses.dataclass(kw_only=True)
 class BestWeights:
-    """The weights with the lowest validation loss so far.
+    """The weights with the lowest validation loss so far, by the variables' names."""
 
-    Attributes:
-        variables: {name: variable} of all that training changes.
-        frozen_values: {name: array} of all other variables.
-        epoch: Number of the best epoch, from 1; 0 before the first.
-        values: {name: array} of all variables after the best epoch.
-        validation_logits: Logits of the best epoch, float32 [num_photos, num_classes].
-    """
-
+    # What training changes, and the values of all other variables.
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     frozen_values: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    epoch: int = 0
+    epoch: int = 0  # the best one, from 1; 0 before the first
     validation_loss: float = math.inf
     values: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    validation_logits: np.ndarray | None = None
+    validation_logits: np.ndarray | None = None  # float32 [num_photos, num_classes]
 
     def keep_if_better(
         self, epoch: int, validation_loss: float, logits: np.ndarray

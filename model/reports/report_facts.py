@@ -133,13 +133,10 @@ def data(
     """Return what the manifest says about the photos.
 
     Records that are not the run's `own` are described without their splits. They may
-    lack some of the run's `class_names`.
-
-    Returns:
-        `own`; `counts`, {class name: {column: photos}}; `columns`, the splits or
-        "evaluated"; `files`, counts by action; `skipped` and `reencoded`, rows of
-        {reason, count, photos, more}; `ignored`, counts by kind; `warnings` and
-        `notes`, lines of text; `made_by`, versions of the tools that made the records.
+    lack some of the run's `class_names`. The facts are `counts`, {class name: {column:
+    photos}}, whose `columns` are the splits or "evaluated"; `files`, counts by action;
+    `skipped` and `reencoded`, rows of {reason, count, photos, more}; `ignored`, counts
+    by kind; and lines of text.
     """
     rows, counts = records.rows, records.counts()
     evaluated = dict.fromkeys(class_names, 0) | {

@@ -30,12 +30,8 @@ class StagedTraining:
     """Train a network stage by stage, epoch by epoch.
 
     Attributes:
-        name: Name of the network in the log; "" if it trains alone.
         number: Number of the current stage, from 0.
         training: Training of the current stage.
-        best: The best weights so far, over all stages.
-        results: Results of all epochs so far, over all stages.
-        has_begun: Whether `state` can be called.
     """
 
     def __init__(
@@ -49,14 +45,12 @@ class StagedTraining:
         name: str = "",
     ) -> None:
         """Take over a planned training; `begin` or `restore` begins it."""
-        self.name = name
-        self.folder = folder
-        self.start = start
-        self.stages = planned
-        self.setup = setup
+        self.name = name  # of the network in the log; "" if it trains alone
+        self.folder, self.start, self.stages, self.setup = folder, start, planned, setup
+        # Of all stages so far.
         self.best = training_loop.BestWeights()
         self.results: list[EpochResult] = []
-        self.has_begun = False
+        self.has_begun = False  # whether `state` can be called
         self._records = records
         self._steps_before = 0  # of earlier stages
         self._trained: set[str] = set()  # variables that have trained in any stage

@@ -29,9 +29,6 @@ def compare_runs(
     A run is evaluated only if its folder has no logits that this user computed with its
     present model for these records. The photos are those of `folder`, whose folders
     mean what `layout` says, or each run's own if that is "".
-
-    Returns:
-        The figures of the comparison, and the path of the .json.
     """
     first = next(iter(runs.values()))
     with contextlib.ExitStack() as stack:

@@ -43,9 +43,7 @@ class Features:
     ) -> None:
         """Hold features in memory as one tensor if they fit into MEMORY_BYTES.
 
-        Args:
-            views: One array [num_photos, ...] per view, on disk.
-            rows: {view: rows of its array that are filled}.
+        There is one array [num_photos, ...] per view, on disk; `rows` are filled.
         """
         self._views = views
         # Place of (view, row) in the tensor; gathering there is three times as fast.
