@@ -196,17 +196,6 @@ def test_a_folder_that_cannot_be_written_to_is_refused(finished, monkeypatch):
         evaluate.evaluate(config(finished))
 
 
-def test_figures_on_other_records_have_their_digest_in_the_name(
-    finished, new_photos, tmp_path
-):
-    records = str(tmp_path / "records")
-    settings = convert_settings.Config(source=new_photos(), out=records)
-    digest = conversion.convert(settings).manifest.digest
-    figures = evaluate.evaluate(config(finished, data=records, another_dataset=True))
-    assert figures["data"]["manifest_digest"] == digest
-    assert figures["written"].endswith(f"test-{digest[:8]}.json")
-
-
 def test_other_records_with_other_classes_are_refused(finished, tmp_path):
     drawn_photos.write_photos(tmp_path / "two", classes=("blue", "green"))
     (tmp_path / "two" / "green").rename(tmp_path / "two" / "lime")
@@ -350,32 +339,6 @@ class TestCompare:
         (pair,) = figures["pairs"]
         assert pair["p"] == 1
         assert "both runs are right, and wrong, on the same photos" in pair["verdict"]
-
-    @pytest.mark.parametrize("damage", ["forged", "cut"])
-    def test_logits_that_this_user_did_not_compute_are_computed_again(
-        self, finished, worse, damage
-    ):
-        honest = evaluate.compare(self.config(finished, worse))
-        path = worse / "evaluation" / "test.npz"
-        with np.load(path) as arrays:
-            forged = dict(arrays)
-        forged["logits"] = 9 * np.eye(3, dtype=np.float32)[forged["label"]]
-        if damage == "cut":
-            path.write_bytes(path.read_bytes()[:-50])
-        else:
-            np.savez(path, **forged)
-        again = evaluate.compare(self.config(finished, worse))
-        assert [run["accuracy"] for run in again["runs"]] == [
-            run["accuracy"] for run in honest["runs"]
-        ]
-
-    def test_p_values_of_three_runs_are_corrected(self, finished, worse, tmp_path):
-        third = tmp_path / "third"
-        shutil.copytree(worse, third)
-        figures = evaluate.compare(self.config(finished, worse, third))
-        assert [pair["second"] for pair in figures["pairs"]] == ["worse", "third"]
-        assert all(pair["p_holm"] == 2 * pair["p"] for pair in figures["pairs"])
-        assert "corrected by Holm for several" in comparison.as_text(figures)
 
     @pytest.mark.parametrize("split", ["train", "validation", "all"])
     def test_photos_that_every_run_has_seen_are_refused(self, finished, worse, split):

@@ -221,18 +221,6 @@ def test_a_damaged_repeats_file_is_an_error(tmp_path):
         repeated_runs.resume(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"folds": 1}, "--folds=1: expected 2 or more, or 0"),
-        ({"folds": 3, "seeds": 2}, "--folds and --seeds: expected only one"),
-    ],
-)
-def test_folds_and_seeds_exclude_each_other(change, message):
-    with pytest.raises(ValueError, match=message):
-        settings.Config(**change)
-
-
 def lowest_loss(directory):
     results = finished_run.read(str(directory)).results()
     return min(result["validation_loss"] for result in results)

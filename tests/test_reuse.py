@@ -214,7 +214,3 @@ class TestPretrained:
         labels.write_text("cat\ndog\nred\n")
         with pytest.raises(errors.MismatchedCheckpoint, match="class blue of the data"):
             evaluate_with(ckpt=ckpt, labels=str(labels), **flags)
-
-    def test_a_pretrained_network_needs_data(self):
-        with pytest.raises(ValueError, match="expected --data"):
-            evaluation_settings.Config(ckpt="x")

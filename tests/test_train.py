@@ -259,27 +259,25 @@ def test_settings_that_the_weights_do_not_allow_are_an_error(quick, change, mess
     ],
 )
 def test_an_empty_split_is_refused(found, tmp_path, split, other, message):
+    with pytest.raises(DataError, match=message):
+        read_changed(found, tmp_path, split, {"split": other})
+
+
+def read_changed(found, folder, split, changes):
+    """Read records, of which the photos of a split are changed."""
     rows = tuple(
-        dataclasses.replace(row, split=other) if row.split == split else row
+        dataclasses.replace(row, **changes) if row.split == split else row
         for row in found.rows
     )
     for path in found.directory.glob("*.tfrecord"):
-        (tmp_path / path.name).symlink_to(path)
-    dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
-    with pytest.raises(DataError, match=message):
-        train_run.read_records(str(tmp_path))
+        (folder / path.name).symlink_to(path)
+    dataclasses.replace(found, rows=rows, directory=folder).stage(folder)
+    train_run.read_records(str(folder))
 
 
 def test_a_group_in_several_splits_is_warned_of(found, tmp_path, capsys):
     group = found.included("train")[0].group
-    rows = tuple(
-        dataclasses.replace(row, group=group) if row.split == "test" else row
-        for row in found.rows
-    )
-    for path in found.directory.glob("*.tfrecord"):
-        (tmp_path / path.name).symlink_to(path)
-    dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
-    train_run.read_records(str(tmp_path))
+    read_changed(found, tmp_path, "test", {"group": group})
     assert "warning: 1 groups of photos" in capsys.readouterr().err
 
 

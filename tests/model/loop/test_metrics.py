@@ -87,12 +87,6 @@ class TestAccuracy:
 
 
 class TestWilson:
-    def test_the_interval_by_hand(self):
-        """z^2 = 3.841459; (8/10 + z^2/20 -+ z sqrt(.016 + z^2/400)) / (1 + z^2/10)."""
-        low, high = metrics.wilson_interval(8, 10)
-        assert low == pytest.approx((0.99207295 - 0.31361628) / 1.3841459, abs=1e-6)
-        assert high == pytest.approx((0.99207295 + 0.31361628) / 1.3841459, abs=1e-6)
-
     @pytest.mark.parametrize(
         ("hits", "total", "expected"),
         [

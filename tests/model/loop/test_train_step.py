@@ -107,18 +107,3 @@ class TestMixedLabels:
             kernels.append(model.layers[-1].kernel.numpy())
         assert kernels[0].any()
         np.testing.assert_allclose(*kernels, rtol=1e-5)
-
-    def test_mixed_labels_train_and_plain_labels_validate(self):
-        job = Job(linear(), *separable(np.random.default_rng(0)), epochs=5)
-        plain = job.training
-
-        def training(epoch, start):
-            for inputs, labels in plain(epoch):
-                shares = 0.8 * np.eye(2, dtype=np.float32)[labels] + np.float32(0.1)
-                yield inputs, shares
-
-        job.training = training
-        results = list(job.run())
-        assert results[-1].accuracy > 0.9
-        assert results[-1].validation_accuracy > 0.9
-        assert job.sizes == [10] * 20

@@ -38,13 +38,6 @@ def test_figures_of_an_epoch_match_those_computed_by_hand():
     assert result.images_per_s >= 4 / result.seconds
 
 
-def test_a_result_has_the_learning_rate_of_its_last_step():
-    job = Job(linear(), np.zeros((2, 2)), [0, 1], batch_size=1, epochs=2)
-    rates = [result.learning_rate for result in job.run()]
-    shares = ((2 + math.sqrt(2)) / 4, (2 - math.sqrt(2)) / 4)
-    assert rates == pytest.approx([0.1 * share for share in shares])
-
-
 def test_an_epoch_that_was_stopped_continues_after_the_last_batch():
     """In another process, from `state`, to the same bytes."""
 

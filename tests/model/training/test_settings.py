@@ -149,6 +149,8 @@ def test_without_stages_the_training_is_one(parse):
             "a: start=last: expected a stage before",
         ),
         ('start = "last"', "start=last: expected a recipe with stages"),
+        ("folds = 1", "--folds=1: expected 2 or more, or 0"),
+        ("folds = 3\nseeds = 2", "--folds and --seeds: expected only one"),
         ('channel_order = "BGR"', "--channel_order=BGR: expected one of auto, rgb"),
         (
             "[[stages]]\nepochs = 3\nsteps = 3",

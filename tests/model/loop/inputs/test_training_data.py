@@ -135,11 +135,6 @@ def test_seed_and_epoch_decide_the_order(build):
     assert flat(numbers_of(other.training(0))) != orders[0]
 
 
-def test_batches_mix_the_classes(build):
-    batches = numbers_of(build().training(0))
-    assert all(len({number % 3 for number in batch}) > 1 for batch in batches[:-1])
-
-
 def central_windows(records, split):
     """float64 [num_photos, 8, 8, 3] of a split, in the manifest's order."""
     rows = records.included(split)
