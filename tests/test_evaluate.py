@@ -17,7 +17,6 @@ from model.reports import text_report
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline import split
-from pipeline.convert import conversion, convert_settings
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, evaluated_runs, processes
 
