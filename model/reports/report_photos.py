@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -112,10 +113,8 @@ def cell_photos(
     """
     predicted = predictions.predicted
     confidence = predictions.probabilities()[np.arange(len(predicted)), predicted]
-    shown = {
-        (cell["true"], cell["predicted"])
-        for cell in (*matrix["mixed_up"], *(c for row in matrix["rows"] for c in row))
-    }
+    cells = (*matrix["mixed_up"], *itertools.chain(*matrix["rows"]))
+    shown = {(cell["true"], cell["predicted"]) for cell in cells}
     examples: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
     for n in np.argsort(-confidence, kind="stable").tolist():
         cell = int(predictions.labels[n]), int(predicted[n])

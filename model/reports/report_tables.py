@@ -70,11 +70,9 @@ def coverage_table(
     the number of photos, `low` and `high` the 95 % interval of `accuracy`. If no
     threshold reaches the goal, `threshold` is None and the rest is missing.
 
-    Args:
-        points: points from `calibration.coverage`.
-        confidence: float64 [num_examples], probability of each photo's predicted class.
-        effective_share: number of independent photos that one photo counts as, 0..1;
-            below 1 for photos in groups.
+    The points are those of `calibration.coverage`, `confidence` the probability of each
+    photo's predicted class; `effective_share` is the number of independent photos that
+    one photo counts as, 0..1, below 1 for photos in groups.
     """
     goals: list[tuple[str, dict[str, float] | None]] = []
     for share in _COVERAGES:

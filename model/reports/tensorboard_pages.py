@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.plugins.projector import projector_config_pb2
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
 from model.evaluation import run_evaluation
@@ -127,25 +129,18 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
         path = command_line.as_label(row.path)
         table += f"{names[label]}\t{names[guess]}\t{right}\t{path}\n"
     sheet, side = sprite(evaluation.data.records, rows)
-    config = (
-        "embeddings {\n"
-        '  tensor_name: "input of the final layer"\n'
-        f"  tensor_shape: {axes.shape[0]}\n"
-        f"  tensor_shape: {axes.shape[1]}\n"
-        '  tensor_path: "features.tsv"\n'
-        '  metadata_path: "labels.tsv"\n'
-        "  sprite {\n"
-        '    image_path: "sprite.png"\n'
-        f"    single_image_dim: {side}\n"
-        f"    single_image_dim: {side}\n"
-        "  }\n"
-        "}\n"
-    )
+    config = projector_config_pb2.ProjectorConfig()
+    embedding = config.embeddings.add()
+    embedding.tensor_name = "input of the final layer"
+    embedding.tensor_shape[:] = axes.shape
+    embedding.tensor_path, embedding.metadata_path = "features.tsv", "labels.tsv"
+    embedding.sprite.image_path = "sprite.png"
+    embedding.sprite.single_image_dim[:] = side, side
     for name, content in (
         ("features.tsv", lines.encode()),
         ("labels.tsv", table.encode()),
         ("sprite.png", tf.io.encode_png(sheet).numpy()),
-        ("projector_config.pbtxt", config.encode()),
+        ("projector_config.pbtxt", text_format.MessageToString(config).encode()),
     ):
         with file_system.replacing(folder / name) as partial:
             partial.write_bytes(content)

@@ -66,42 +66,38 @@ def draw_curves(results: Mapping[str, Sequence[EpochResult]], path: Path) -> Non
     picture, both_axes = figure(len(titles))
     for axes, (field, title) in zip(both_axes, titles.items(), strict=True):
         for number, (name, epochs) in enumerate(results.items()):
-            if is_solved:
-                _draw_solved(axes, epochs, field)
-            else:
-                _draw_lines(axes, name, number, epochs, field)
+            _draw_lines(axes, name, number, epochs, field, is_solved)
         axes.set_title(title)
-        if not is_solved:
+        if is_solved:
+            axes.set(xscale="log", xlabel=PENALTY_AXIS)
+            axes.invert_xaxis()  # the strongest on the left
+        else:
             axes.set_xlabel("epoch")
             axes.locator_params("x", integer=True)
         axes.legend(fontsize="small")
     picture.savefig(path, dpi=100, format="png")
 
 
-def _draw_solved(axes: Any, results: Sequence[EpochResult], field: str) -> None:
-    """Draw both splits over the L2 penalties, the strongest on the left."""
-    penalties = [result.l2 for result in results]
-    for split, prefix in (("training", ""), ("validation", "validation_")):
-        values = [getattr(result, prefix + field) for result in results]
-        style = "o-" if prefix else "o--"
-        axes.plot(penalties, values, style, label=split)
-    axes.set(xscale="log", xlabel=PENALTY_AXIS)
-    axes.invert_xaxis()
-
-
 def _draw_lines(
-    axes: Any, name: str, number: int, epochs: Sequence[EpochResult], field: str
+    axes: Any,
+    name: str,
+    number: int,
+    epochs: Sequence[EpochResult],
+    field: str,
+    is_solved: bool,
 ) -> None:
-    """Draw both splits of one network: the values pale, their average strong."""
-    numbers = [result.epoch for result in epochs]
-    marker = "o" if len(epochs) == 1 else None
+    """Draw both splits of one network; over epochs pale, and their average strong."""
+    places = [result.l2 if is_solved else result.epoch for result in epochs]
+    marker = "o" if is_solved or len(epochs) == 1 else None
     for split, prefix in (("training", ""), ("validation", "validation_")):
         values = [getattr(result, prefix + field) for result in epochs]
-        color = f"C{2 * number + bool(prefix)}"
+        line = {"color": f"C{2 * number + bool(prefix)}", "marker": marker}
         style = "-" if prefix else "--"
+        if not is_solved:
+            axes.plot(places, values, style, alpha=0.35, **line)
+            values = smoothed(values)
         label = " ".join(filter(None, (name, split)))
-        axes.plot(numbers, values, style, color=color, alpha=0.35, marker=marker)
-        axes.plot(numbers, smoothed(values), style, color=color, label=label)
+        axes.plot(places, values, style, label=label, **line)
     for before, after in itertools.pairwise(epochs if number == 0 else ()):
         if before.stage != after.stage:
             place = after.epoch - 0.5

@@ -81,13 +81,10 @@ def extract(
 ) -> Features:
     """Return the features of photos, computing those that the cache does not have.
 
-    Args:
-        trunk: Frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
-        images: All photos of the data set.
-        rows: {view: indices of the photos needed in it}, for all views from 0 on. Views
-            beyond CENTRAL and MIRRORED are random windows, always the same for a photo.
-        cache_dir: Folder of all caches.
-        identity: Result of cache_key.describe.
+    The trunk is a frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features,
+    and `images` are all photos of the data set. `rows` are {view: indices of the photos
+    needed in it}, for all views from 0 on; those beyond CENTRAL and MIRRORED are random
+    windows, always the same for a photo. `identity` is a result of cache_key.describe.
     """
     folder = _folder(cache_dir, identity)
     file_system.make_inside(cache_dir.parent, cache_dir.name, folder.name)
