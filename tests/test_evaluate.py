@@ -431,14 +431,3 @@ class TestCompare:
     def test_flags_that_would_be_ignored_are_refused(self, flag, settings):
         with pytest.raises(ValueError, match=f"--runs.*{flag}"):
             evaluation_settings.Config(runs="a,b", **settings)
-
-    @pytest.mark.slow
-    def test_the_command_compares_runs_and_refuses_other_flags(self, finished, worse):
-        both = f"--runs={finished},{worse}"
-        done = processes.run_command("evaluate.py", both)
-        assert done.returncode == 0, done.stderr
-        assert "run is better (p" in done.stdout
-        assert "evaluating it now" in done.stderr
-        refused = processes.run_command("evaluate.py", both, "--min_accuracy=0.5")
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert "--runs and --min_accuracy: expected only one" in refused.stderr

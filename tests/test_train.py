@@ -2,7 +2,6 @@ import dataclasses
 import json
 import math
 import re
-import signal
 from pathlib import Path
 
 import keras
@@ -279,26 +278,3 @@ def test_a_group_in_several_splits_is_warned_of(found, tmp_path, capsys):
     group = found.included("train")[0].group
     read_changed(found, tmp_path, "test", {"group": group})
     assert "warning: 1 groups of photos" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_an_interrupted_training_leaves_a_usable_run(
-    shared_records, weights_cache, tmp_path
-):
-    directory = tmp_path / "run"
-    metrics = directory / "metrics.jsonl"
-    with processes.start_command(
-        *("train.py", f"--data={shared_records}", f"--run_dir={directory}"),
-        *("--epochs=100000", "--views=1"),
-        cache=weights_cache,
-    ) as train:
-        processes.wait_until(
-            train, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 2
-        )
-        train.send_signal(signal.SIGINT)
-        _, stderr = train.communicate(timeout=60)
-    assert train.returncode == 128 + signal.SIGINT, stderr
-    assert "Traceback" not in stderr
-    done = processes.run_command("evaluate.py", f"--run_dir={directory}")
-    assert done.returncode == 0, done.stderr
-    assert finished_run.read(str(directory)).spec.source == "torchvision"

@@ -1,5 +1,3 @@
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -112,14 +110,6 @@ def test_the_same_batch_gives_the_same_bytes(tmp_path):
         (tmp_path / name).read_bytes() for name in ("first", "same", "other")
     )
     assert first == same != other
-
-
-def test_a_batch_is_drawn_within_a_second(draw):
-    images = batch(64, 224)
-    draw(images)
-    start = time.perf_counter()
-    draw(images)
-    assert time.perf_counter() - start < 1
 
 
 @pytest.fixture
