@@ -142,9 +142,5 @@ def cell_photos(
 
 def take_turns(groups: Sequence[Sequence[int]]) -> list[int]:
     """Return the first member of each group, then the second of each, and so on."""
-    return [
-        group[turn]
-        for turn in range(max(map(len, groups), default=0))
-        for group in groups
-        if turn < len(group)
-    ]
+    turns = itertools.zip_longest(*groups)
+    return [member for turn in turns for member in turn if member is not None]

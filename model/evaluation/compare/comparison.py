@@ -90,7 +90,18 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
             )
     for other in others:
         if not np.array_equal(other.examples.sha256, reference.sha256):
-            raise _different_photos(paired)
+            photos = [
+                collections.Counter(run.examples.sha256.tolist()) for run in paired
+            ]
+            sizes = ", ".join(
+                f"{run.name} {len(run.examples.sha256)}" for run in paired
+            )
+            shared = functools.reduce(operator.and_, photos).total()
+            raise DataError(
+                f"the runs were evaluated on different photos: {sizes}, of which they "
+                f"share {shared}. Evaluate them on the same photos, which none was "
+                "trained on: --data=FOLDER --another_dataset"
+            )
         if len(differing := np.flatnonzero(other.examples.label != reference.label)):
             raise DataError(
                 f"{reference.path[differing[0]]}: {other.name} and {first.name} have "
@@ -98,16 +109,6 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
                 "--data=FOLDER --another_dataset"
             )
     return paired
-
-
-def _different_photos(candidates: Sequence[Candidate]) -> DataError:
-    photos = [collections.Counter(run.examples.sha256.tolist()) for run in candidates]
-    sizes = ", ".join(f"{run.name} {len(run.examples.sha256)}" for run in candidates)
-    return DataError(
-        f"the runs were evaluated on different photos: {sizes}, of which they share "
-        f"{functools.reduce(operator.and_, photos).total()}. Evaluate them on the same "
-        "photos, which none was trained on: --data=FOLDER --another_dataset"
-    )
 
 
 def _sorted(candidate: Candidate) -> Candidate:
