@@ -129,7 +129,7 @@ def _compute(
 ) -> None:
     """Fill the missing rows of the arrays, {view: (values, checksums)}.
 
-    The checksum of a row that a crash kept from the disk does not fit.
+    If a crash keeps a row from the disk, its checksum does not fit.
     """
     for views, needed in _passes(missing):
         for batch in images.run(needed, views_of(images, views[0])):
