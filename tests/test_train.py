@@ -15,7 +15,7 @@ from model.networks import registry
 from model.runs import finished_run
 from model.training import settings, starting_point, train_run
 from model.weights import model_variables, named_weights
-from pipeline.batches import dataset
+from pipeline.batches import image_batches
 from pipeline.system.errors import DataError
 from tests.support import processes
 
@@ -49,7 +49,8 @@ def validation_logits(directory, found):
     """Return the logits of model.keras for the central crop of validation photos."""
     finished = finished_run.read(str(directory))
     model = finished.load_model()
-    images = dataset.Evaluation(found, "validation", finished.spec, batch_size=8)
+    rows = found.included("validation")
+    images = image_batches.Images(found, rows, finished.spec, batch_size=8)
     return np.concatenate([model(batch["image"]).numpy() for batch in images])
 
 
@@ -132,10 +133,8 @@ def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
 
 def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
     """A process that has never seen our code gives the same logits."""
-    images = dataset.Evaluation(
-        found, "test", finished_run.read(str(shared_run)).spec, batch_size=8
-    )
-    batch = next(iter(images))["image"].numpy()
+    spec = finished_run.read(str(shared_run)).spec
+    batch = image_batches.sample(found, found.included("test"), spec, 8)
     np.save(tmp_path / "images.npy", batch)
     program = (
         "import sys, keras, numpy as np\n"

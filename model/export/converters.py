@@ -41,8 +41,7 @@ def name_failing_layer(
 ) -> DataError:
     """Convert each layer alone until one fails, and return an error that names it.
 
-    `failure` is the exception of the whole classifier, and `convert` is called with a
-    keras.Model of one layer.
+    `failure` is what `convert`, a function of a keras.Model, raised for all layers.
     """
     for layer in classifier.model.layers:
         if isinstance(layer, keras.layers.InputLayer):

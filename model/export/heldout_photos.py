@@ -9,7 +9,7 @@ from model.evaluation import run_evaluation, stored_logits
 from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics
 from model.runs import finished_run
-from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches import image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
@@ -39,16 +39,8 @@ class HeldoutPhotos:
         return float((probabilities.argmax(axis=1) == self.labels).mean())
 
 
-def evenly_spaced(total: int, count: int) -> np.ndarray:
-    """Return min(total, count) indices below `total`, evenly spaced: int64."""
-    return np.arange(min(total, count)) * total // min(total, count)
-
-
 def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
-    """Load the test photos; evaluate the run on them first if that was not done.
-
-    `data` is the folder of the run's records if they were moved.
-    """
+    """Load the test photos; evaluate the run on them first if that was not done."""
     records = run.read_records(data)
     manifest.check_files(records)
     path = stored_logits.find(run, SPLIT, records.digest)
@@ -75,16 +67,11 @@ def fill_views(
     records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, views: np.ndarray
 ) -> None:
     """Fill uint8 [num_rows, size_px, size_px, 3] with photos as a network sees them."""
-    photos = image_batches.Images(records, rows, spec, batch_size=_BATCH_SIZE)
-    central = crop_and_resize.central_views(photos.sizes, spec)
-    for batch in photos.run(np.arange(len(rows)), central):
+    for batch in image_batches.Images(records, rows, spec, batch_size=_BATCH_SIZE):
         views[batch["row"].numpy()] = batch["image"].numpy()
 
 
 def calibration_views(records: manifest.Manifest, spec: InputSpec) -> list[np.ndarray]:
     """Read training photos as a network sees them: uint8 [size_px, size_px, 3] each."""
-    train_rows = records.included("train")
-    indices = evenly_spaced(len(train_rows), _CALIBRATION_PHOTOS)
-    views = np.zeros((len(indices), spec.size_px, spec.size_px, 3), np.uint8)
-    fill_views(records, [train_rows[n] for n in indices], spec, views)
-    return list(views)
+    rows = records.included("train")
+    return list(image_batches.sample(records, rows, spec, _CALIBRATION_PHOTOS))

@@ -18,7 +18,6 @@ from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, opencv
 
-_JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # offset of the bits per sample in a PNG; source: its IHDR chunk
 _ORIENTATION_TAG = 0x0112
 _ENTRY_BYTES = 12  # bytes of an entry of an image directory
@@ -34,19 +33,18 @@ def view_of_photo(
 ) -> Any:
     """Return the view of an image file: uint8 [size_px, size_px, 3], RGB.
 
-    Args:
-        encoded: string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
-        spec: input of the network.
-        resize_min: longest short side that conversion keeps, in pixels; 0: any.
-        white_level: number that is white in 16-bit pictures; 0: 65535.
+    `encoded` is a string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
+    `resize_min` and `white_level` are those of the run's records.
     """
-    is_jpeg = tf.strings.substr(encoded, 0, 2) == _JPEG_MAGIC
+
+    def png_window() -> Any:
+        images = _decode_png(encoded, white_level)[None]
+        return _window(_shrink(images, resize_min), spec)[0]
+
     pixels = tf.cond(
-        is_jpeg,
+        tf.strings.substr(encoded, 0, 2) == b"\xff\xd8",
         lambda: _jpeg_window(encoded, spec, resize_min),
-        lambda: _window(
-            _shrink(_decode_png(encoded, white_level)[None], resize_min), spec
-        )[0],
+        png_window,
     )
     pixels.set_shape([None, None, 3])
     square = spec.keeps_aspect
@@ -58,10 +56,7 @@ def view_of_images(
 ) -> Any:
     """Return the views of upright images: uint8 [batch, size_px, size_px, 3], RGB.
 
-    Args:
-        images: uint8 or float32 [batch, height, width, 3], RGB, 0..255.
-        spec: input of the network.
-        resize_min: longest short side that conversion keeps, in pixels; 0: any.
+    Images are uint8 or float32 [batch, height, width, 3], RGB, 0..255.
     """
     pixels = _window(_shrink(images, resize_min), spec)
     square = spec.keeps_aspect

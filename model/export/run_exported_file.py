@@ -5,11 +5,10 @@ library, NumPy and the one package that a user of the file would have.
 
 REQUEST.json is {"kind", "model", "labels", "calls", "timed"}. Each of "calls" is
 {"signature", "inputs", "outputs"}. "inputs" are names of files: .npy files hold a batch
-of images, all others are photos. Each photo or image is classified alone, and some of
-them again as a batch. "outputs" is the .npz to write: probabilities float64 [n,
-num_classes], class_names (as JSON), batch_indices int64 [2 to 4] of the photos in the
-batch, batch_probabilities float64 [2 to 4, num_classes], and seconds float64 [timed or
-fewer] of repeated calls.
+of images, all others are photos. Each photo or image is classified alone, and two to
+four of them again as a batch. "outputs" is the .npz to write: probabilities float64 [n,
+num_classes], indices int64 [n] of their photos, class_names (as JSON), and seconds
+float64 [timed or fewer] of repeated calls.
 """
 
 import functools
@@ -167,9 +166,8 @@ def main() -> None:
         calls = _calls(classify, call["inputs"])
         np.savez(
             call["outputs"],
-            probabilities=np.array(alone, np.float64),
-            batch_indices=np.array(indices, np.int64),
-            batch_probabilities=np.array(batch, np.float64),
+            probabilities=np.array([*alone, *batch], np.float64),
+            indices=np.array([*range(len(alone)), *indices], np.int64),
             class_names=np.array([json.dumps(name) for name in class_names]),
             seconds=np.array(time_calls(calls, request["timed"])),
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.export import heldout_photos, run_exported_file
 from model.export.formats import saved_model
-from pipeline.batches import crop_and_resize
+from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.records import stored_photo
@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     "NVIDIA_TF32_OVERRIDE": "0",
 }
 _SCRIPT = Path(run_exported_file.__file__).absolute()
+_START_S, _PHOTO_S = 600.0, 10.0  # for imports and timed calls; for each photo
 # Format -> signature, "" for the only one -> kind of input: photo files, images of any
 # size, or views, which are images as the network sees them.
 _INPUTS = {
@@ -42,41 +43,24 @@ _INPUTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """An exported file or folder to verify.
+    """An exported file or folder to verify."""
 
-    Attributes:
-        kind: format of the file.
-        path: path of the file, which may be temporary.
-        name: name of the file in tables and messages.
-        class_names: class names that the file should have.
-        labels: file of class names beside a .keras file; None for other formats.
-    """
-
-    kind: str
-    path: Path
-    name: str
-    class_names: tuple[str, ...]
-    labels: Path | None = None
+    kind: str  # a format
+    path: Path  # which may be temporary
+    name: str  # in tables and messages
+    class_names: tuple[str, ...]  # that it should have
+    labels: Path | None = None  # file of class names beside a .keras file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """Size, speed and exactness of a model, one row of the printed table.
+    """Size, speed and exactness of a model, one row of the printed table."""
 
-    Attributes:
-        name: file name of the model, with the signature if it has several.
-        takes: kind of input: "files", "images" or "views".
-        size_bytes: size of the file, or of all files of a folder.
-        latency_s: median duration of a call with one photo, in seconds.
-        difference: largest difference from a probability of the run; None where the
-            two were not compared.
-    """
-
-    name: str
-    takes: str
-    size_bytes: int
-    latency_s: float
-    difference: float | None = None
+    name: str  # file name, with the signature if there are several
+    takes: str  # "files", "images" or "views"
+    size_bytes: int  # of the file, or of all files of a folder
+    latency_s: float  # median of calls with one photo, in seconds
+    difference: float | None = None  # largest from a probability of the run, if known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,23 +68,19 @@ class FilePredictions:
     """Predictions of an exported file in a process without Graft.
 
     Attributes:
-        probabilities: float64 [num_photos, num_classes], each photo classified alone.
-        batch_indices: int64 [2 to 4], photos that were also classified as a batch.
-        batch_probabilities: float64 [2 to 4, num_classes], those of the batch.
+        probabilities: float64 [n, num_classes]: of each photo alone, then of a batch.
+        indices: int64 [n], the photos that these belong to.
         latency_s: median duration of a call with one photo, in seconds.
     """
 
     probabilities: np.ndarray
-    batch_indices: np.ndarray
-    batch_probabilities: np.ndarray
+    indices: np.ndarray
     latency_s: float
 
     def difference(self, expected: np.ndarray) -> float:
         """Return the largest difference from probabilities; infinite for NaN."""
-        alone = self.probabilities - expected
-        batch = self.batch_probabilities - expected[self.batch_indices]
-        largest = [float(np.abs(array).max()) for array in (alone, batch)]
-        return math.inf if any(map(math.isnan, largest)) else max(largest)
+        largest = float(np.abs(self.probabilities - expected[self.indices]).max())
+        return math.inf if math.isnan(largest) else largest
 
 
 def compare(
@@ -115,7 +95,7 @@ def compare(
         DataError: a probability differs by more than `tolerance`, the file cannot be
             used or has other classes, or a record is damaged.
     """
-    indices = heldout_photos.evenly_spaced(len(heldout.rows), NUM_PHOTOS)
+    indices = image_batches.evenly_spread(range(len(heldout.rows)), NUM_PHOTOS)
     signatures = _INPUTS[target.kind]
     with file_system.scratch_folder() as folder:
         inputs = {
@@ -151,17 +131,17 @@ def accuracy(
     target: Target, heldout: heldout_photos.HeldoutPhotos, spec: InputSpec
 ) -> float:
     """Return the accuracy of a file that takes views, on all test photos, 0..1."""
-    indices = np.arange(len(heldout.rows))
+    count = len(heldout.rows)
     with file_system.scratch_folder() as folder:
-        inputs = {"": _write_inputs("views", heldout, indices, spec, folder)}
-        predictions = predict(target, inputs, folder, len(indices))[""]
-    return heldout.accuracy(predictions.probabilities)
+        inputs = {"": _write_inputs("views", heldout, range(count), spec, folder)}
+        predictions = predict(target, inputs, folder, count)[""]
+    return heldout.accuracy(predictions.probabilities[:count])
 
 
 def _write_inputs(
     kind: str,
     heldout: heldout_photos.HeldoutPhotos,
-    indices: np.ndarray,
+    indices: Sequence[int],
     spec: InputSpec,
     folder: Path,
 ) -> list[Path]:
@@ -175,14 +155,14 @@ def _write_inputs(
         views.flush()
         return [path]
     stored = stored_photo.StoredPhotos(heldout.records.directory)
-    if kind == "files":
-        paths = [folder / f"{number:05d}" for number in range(len(rows))]
-        for path, row in zip(paths, rows, strict=True):
-            path.write_bytes(stored.image(row))
-        return paths
-    paths = [folder / f"{number:05d}.npy" for number in range(len(rows))]
+    ending = "" if kind == "files" else ".npy"
+    paths = [folder / f"{number:05d}{ending}" for number in range(len(rows))]
     for path, row in zip(paths, rows, strict=True):
-        np.save(path, decode_as_run(stored.image(row), row.format == "png", spec)[None])
+        encoded = stored.image(row)
+        if kind == "files":
+            path.write_bytes(encoded)
+        else:
+            np.save(path, decode_as_run(encoded, row.format == "png", spec)[None])
     return paths
 
 
@@ -206,15 +186,10 @@ def predict(
     inputs: Mapping[str, Sequence[Path]],
     folder: Path,
     num_photos: int,
-    *,
-    script: Path = _SCRIPT,
-    start_s: float = 600.0,
-    photo_s: float = 10.0,
 ) -> dict[str, FilePredictions]:
     """Classify photos with a file in a fresh process that does not import Graft.
 
     The inputs are files of photos for each signature, as run_exported_file takes them.
-    Imports and timed calls may take `start_s`, each photo of each signature `photo_s`.
 
     Raises:
         DataError: the file cannot be used there, takes too long, or has other classes.
@@ -236,15 +211,14 @@ def predict(
     }
     request_path = folder / "request.json"
     request_path.write_text(json.dumps(request), encoding="utf-8")
-    limit_s = start_s + photo_s * num_photos * len(inputs)
-    _run(script, request_path, target.name, limit_s)
+    _run(request_path, target.name, _START_S + _PHOTO_S * num_photos * len(inputs))
     return {signature: _read(target, path) for signature, path in outputs.items()}
 
 
-def _run(script: Path, request_path: Path, name: str, limit_s: float) -> None:
+def _run(request_path: Path, name: str, limit_s: float) -> None:
     try:
         done = subprocess.run(
-            [sys.executable, "-I", str(script), str(request_path)],
+            [sys.executable, "-I", str(_SCRIPT), str(request_path)],
             cwd=request_path.parent,
             env=os.environ | _ENVIRONMENT,
             capture_output=True,
@@ -270,8 +244,7 @@ def _read(target: Target, path: Path) -> FilePredictions:
         names = tuple(map(json.loads, outputs["class_names"].tolist()))
         predictions = FilePredictions(
             probabilities=outputs["probabilities"],
-            batch_indices=outputs["batch_indices"],
-            batch_probabilities=outputs["batch_probabilities"],
+            indices=outputs["indices"],
             latency_s=float(np.median(outputs["seconds"])),
         )
     if names != target.class_names:
@@ -279,13 +252,11 @@ def _read(target: Target, path: Path) -> FilePredictions:
             f"{target.name}: has the classes {', '.join(names)[:_MAX_MESSAGE]}. "
             f"Expected {', '.join(target.class_names)[:_MAX_MESSAGE]}."
         )
-    for probabilities, count in (
-        (predictions.probabilities, len(predictions.probabilities)),
-        (predictions.batch_probabilities, len(predictions.batch_indices)),
-    ):
-        if probabilities.shape != (count, len(names)):
-            raise DataError(
-                f"{target.name}: returns {list(probabilities.shape)} for {count} "
-                f"photos. Expected [{count}, {len(names)}]. Nothing was written."
-            )
+    shape = predictions.probabilities.shape
+    expected = (len(predictions.indices), len(names))
+    if shape != expected:
+        raise DataError(
+            f"{target.name}: returns probabilities of the shape {list(shape)}. Expected "
+            f"{list(expected)}. Nothing was written."
+        )
     return predictions

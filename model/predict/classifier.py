@@ -24,23 +24,15 @@ UNKNOWN = "unknown"  # the answer when no class is probable enough
 class Classifier:
     """A network with all that turns its logits into predictions.
 
-    Attributes:
-        name: name of the run or of the weights.
-        model: keras.Model, float32: image -> logits.
-        class_names: class names in label order.
-        temperature: number that logits are divided by for calibrated probabilities.
-        run: the run; None for a weight file.
-        resize_min: longest short side of a photo, in pixels, that is not shrunk before
-            the network's window is cut, like its training photos; 0: any.
-        white_level: number that is white in 16-bit pictures; 0: 65535.
+    Photos are decoded with `resize_min` and `white_level`, as training photos were.
     """
 
-    name: str
-    model: Any
+    name: str  # of the run or of the weights
+    model: Any  # keras.Model, float32: image -> logits
     spec: InputSpec
-    class_names: Sequence[str]
-    temperature: float = 1.0
-    run: finished_run.FinishedRun | None = None
+    class_names: Sequence[str]  # in label order
+    temperature: float = 1.0  # divides logits for calibrated probabilities
+    run: finished_run.FinishedRun | None = None  # None for a weight file
     resize_min: int = file_headers.RESIZE_MIN
     white_level: int = 0
 
@@ -85,15 +77,13 @@ def load_run(run_dir: str) -> Classifier:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Reasons for a prediction.
+    """Reasons for a prediction: where the network looked, and similar training photos.
 
-    Attributes:
-        overlay: uint8 [size_px, size_px, 3], RGB, the photo with the places where the
-            network looked; None if no layer of the network has places.
-        similar: most similar training photos, best first.
+    The overlay is uint8 [size_px, size_px, 3], RGB; None if no layer has places. The
+    most similar photo comes first.
     """
 
-    overlay: np.ndarray | None
+    overlay: np.ndarray | None = None
     similar: Sequence[similar_photos.SimilarPhoto] = ()
 
 
@@ -142,12 +132,8 @@ class Explainer:
     ) -> tuple[np.ndarray, list[Explanation]]:
         """Classify photos and explain the most probable class of each.
 
-        Args:
-            images: uint8 [batch, size_px, size_px, 3], RGB, 0..255.
-            num_similar: number of training photos for each.
-
-        Returns:
-            The logits, float32 [batch, num_classes], and an explanation of each photo.
+        Images are uint8 [batch, size_px, size_px, 3], RGB, 0..255; each gets at most
+        `num_similar` photos. The logits are float32 [batch, num_classes].
         """
         outputs = [np.asarray(array) for array in self._step(np.float32(images))]
         overlays: list[np.ndarray | None] = [None] * len(images)
@@ -164,12 +150,7 @@ class Explainer:
         return np.asarray(logits, np.float32), explanations
 
     def training_photo(self, row: Row) -> bytes:
-        """Read a photo of the index: a whole JPEG or PNG, upright.
-
-        Raises:
-            DataError: the record is damaged, or not the one of the manifest.
-            OSError: the record is missing.
-        """
+        """Read a photo of the index: a whole JPEG or PNG, upright."""
         if self.index is None:
             raise DataError("There are no training photos.")
         return stored_photo.StoredPhotos(self.index.records.directory).image(row)

@@ -15,7 +15,6 @@ from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _LONGEST_NAME = 60
-_GREY = 128  # shown instead of a training photo that cannot be read
 
 
 class Pictures:
@@ -31,7 +30,7 @@ class Pictures:
         self._folder = folder
         self._explainer = explainer
         self._network_input = single_photo.NetworkInput(spec)
-        self._size_px = spec.size_px
+        self._grey = np.full((spec.size_px, spec.size_px, 3), 128, np.uint8)
         self._count = 0
         self._unreadable: set[str] = set()
 
@@ -42,16 +41,10 @@ class Pictures:
         answer: str,
         explanation: classifier.Explanation,
     ) -> str:
-        """Draw the picture of the next photo; return its path.
+        """Draw the picture of the next photo; return its path, with the photo's name.
 
-        A training photo whose record is damaged or missing is grey; the log says so
-        once.
-
-        Args:
-            photo: name of the photo's file; the picture is named by it and a number.
-            pixels: uint8 [size_px, size_px, 3], RGB, the photo as the network sees it.
-            answer: title of the overlay.
-            explanation: explanation to draw.
+        `pixels` are the photo as the network sees it; `answer` is the overlay's title.
+        A training photo whose record is damaged or missing is grey, and is logged once.
         """
         self._count += 1
         tiles, titles = [pixels], ["photo"]
@@ -88,4 +81,4 @@ class Pictures:
         if row.path not in self._unreadable:
             self._unreadable.add(row.path)
             command_line.log(f"note: a training photo is grey in pictures: {problem}")
-        return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)
+        return self._grey

@@ -13,22 +13,14 @@ from pipeline.system import command_line
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The prediction for a photo.
-
-    Attributes:
-        classes: most probable classes with their probabilities, best first.
-        problem: reason why the photo cannot be read; "" if it can.
-        unknown: whether the best class is not probable enough to be the answer.
-        picture: file with the explanation; "" if none was requested.
-        similar: most similar training photos, best first.
-    """
+    """The prediction for a photo."""
 
     photo: str
-    classes: tuple[tuple[str, float], ...] = ()
-    problem: str = ""
-    unknown: bool = False
-    picture: str = ""
-    similar: Sequence[similar_photos.SimilarPhoto] = ()
+    classes: tuple[tuple[str, float], ...] = ()  # most probable ones, best first
+    problem: str = ""  # why the photo cannot be read
+    unknown: bool = False  # whether the best class is not probable enough to be named
+    picture: str = ""  # file with the explanation
+    similar: Sequence[similar_photos.SimilarPhoto] = ()  # best first
 
     @property
     def answer(self) -> str:
@@ -96,10 +88,7 @@ def writer(
 ) -> tuple[str, Callable[[Prediction], str]]:
     """Return a header, and a function that formats one prediction as lines.
 
-    Args:
-        format_name: format of the results: text, csv or jsonl.
-        top: number of classes of each photo.
-        num_similar: number of training photos of each photo; 0 without explanations.
+    `format_name` is text, csv or jsonl; `num_similar` is 0 without explanations.
     """
     if format_name == "csv":
         header = ["photo", "answer", "probability", "problem"]

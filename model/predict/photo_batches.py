@@ -46,19 +46,12 @@ def read(
     batch_size: int,
     resize_min: int = file_headers.RESIZE_MIN,
     white_level: int = 0,
-    num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Yield batches of photos in their order; memory does not grow with their number.
 
-    Args:
-        photos: names of the files.
-        spec: input of the network.
-        batch_size: number of files of each batch except the last.
-        resize_min: longest short side that is not shrunk, in pixels; 0: any.
-        white_level: number that is white in 16-bit pictures; 0: 65535.
-        num_workers: number of processes that decode; 0: one for each processor.
+    `resize_min` and `white_level` are those of the conversion whose pixels are wanted.
     """
-    num_workers = num_workers or command_line.available_cpus()
+    num_workers = command_line.available_cpus()
     network_input = single_photo.NetworkInput(spec)
     waiting = _Waiting()
     remaining, size_px = iter(photos), spec.size_px
@@ -80,7 +73,7 @@ def read(
 
         try:
             while True:
-                num_free = _BATCHES_AHEAD * batch_size + batch_size - len(waiting)
+                num_free = (_BATCHES_AHEAD + 1) * batch_size - len(waiting)
                 for photo in itertools.islice(remaining, num_free):
                     waiting.append((photo, threads.submit(pixels, photo)))
                 if not waiting:

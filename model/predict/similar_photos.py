@@ -19,7 +19,7 @@ from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 4096  # photos that are compared at the same time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,25 +68,21 @@ class SimilarityIndex:
         rows: rows of the training photos.
         features: features of all photos of the records.
         indices: int64 [num_rows], indices of the rows in `features`.
-        block_rows: number of photos that are compared at the same time.
     """
 
     records: manifest.Manifest
     rows: Sequence[Row]
     features: feature_cache.Features
     indices: np.ndarray
-    block_rows: int
 
     def most_similar(self, embeddings: Any, k: int) -> list[list[SimilarPhoto]]:
-        """Return the most similar training photos of each photo, best first.
+        """Return the `k` most similar training photos of each photo, best first.
 
-        Args:
-            embeddings: float [num_photos, ...], from `build_embedder`.
-            k: training photos for each, at least 1; fewer if there are fewer.
+        Embeddings are float [num_photos, ...], from `build_embedder`.
         """
         blocks = (
-            self.indices[start : start + self.block_rows]
-            for start in range(0, len(self.rows), self.block_rows)
+            self.indices[start : start + _BLOCK_ROWS]
+            for start in range(0, len(self.rows), _BLOCK_ROWS)
         )
         similarities, positions = near_copies.nearest(
             near_copies.unit_vectors(embeddings), map(self._vectors, blocks), k
@@ -105,19 +101,11 @@ class SimilarityIndex:
 
 
 def build_index(
-    run: finished_run.FinishedRun,
-    model: Any,
-    data: str = "",
-    block_rows: int = _BLOCK_ROWS,
+    run: finished_run.FinishedRun, model: Any, data: str = ""
 ) -> SimilarityIndex:
-    """Make the training photos of a run searchable.
+    """Make the training photos of a run searchable, or raise DataError.
 
-    `data` is the folder of the run's records if they were moved. `block_rows` photos
-    are compared at the same time.
-
-    Raises:
-        DataError: the records are missing, damaged or have changed, or the network has
-            no head.
+    `data` is the folder of the run's records if they were moved.
     """
     layer, embeddings = head_input(run, model)
     records = run.read_records(data)
@@ -141,5 +129,4 @@ def build_index(
         rows=tuple(included[n] for n in indices),
         features=features,
         indices=np.array(indices, np.int64),
-        block_rows=block_rows,
     )

@@ -99,11 +99,7 @@ class Handler(web.RequestHandler):
         raise web.HTTPError(405)
 
     def check(self) -> None:
-        """Stop the clock, because the body is complete.
-
-        Raises:
-            Refusal: the request is refused.
-        """
+        """Stop the clock, because the body is complete; raise a refusal."""
         self._timer.cancel()
         if self._refusal:
             raise self._refusal
@@ -186,11 +182,7 @@ class UploadHandler(Handler):
             self._body += chunk
 
     def uploaded_photo(self) -> bytes:
-        """Return the photo of a complete upload, from a form if it is one.
-
-        Raises:
-            Refusal: the request or its form is refused.
-        """
+        """Return the photo of a complete upload, from a form if it is one, or refuse."""
         self._is_complete = True
         self.check()
         content_type = email.message.Message()  # reads names in any case

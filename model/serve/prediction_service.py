@@ -5,9 +5,9 @@ after the other. Batches of waiting photos had 0.76 to 0.81 of that rate on 2 co
 because all threads wait for a batch, and then no decoder is ahead.
 """
 
-import dataclasses
 import functools
 import threading
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,19 +23,12 @@ _THUMBNAIL_PX = 160
 _CACHED_THUMBNAILS = 1024  # about 5 KB each
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifiedPhoto:
-    """A photo as the network sees it, with its probabilities and their explanation.
+class ClassifiedPhoto(NamedTuple):
+    """A photo, its probabilities, and the explanation of the most probable class."""
 
-    Attributes:
-        probabilities: float64 [num_classes], calibrated.
-        view: uint8 [size_px, size_px, 3], RGB.
-        explanation: explanation of the most probable class; empty if not requested.
-    """
-
-    probabilities: np.ndarray
-    view: np.ndarray
-    explanation: Explanation
+    view: np.ndarray  # uint8 [size_px, size_px, 3], RGB: what the network sees
+    probabilities: np.ndarray  # float64 [num_classes], calibrated
+    explanation: Explanation  # empty if not requested
 
 
 class Service:
@@ -49,13 +42,9 @@ class Service:
         decode_timeout_s: float,
         data: str = "",
     ) -> None:
-        """Prepare, but start no process yet.
+        """Prepare, but start no process yet; the limits are those for one photo.
 
-        Args:
-            classifier: classifier that predicts.
-            max_pixels: largest photo that is decoded, in pixels.
-            decode_timeout_s: time limit for decoding a photo, in seconds.
-            data: folder of the run's records, if they were moved; "" otherwise.
+        `data` is the folder of the run's records, if they were moved.
         """
         self.classifier = classifier
         self.explainer: Explainer | None = None  # if nothing can be explained
@@ -94,22 +83,16 @@ class Service:
             ) from error
 
     def classify(self, data: bytes, *, explained: bool) -> ClassifiedPhoto:
-        """Classify an image file, and explain the prediction if requested.
-
-        Raises:
-            ImageError: the photo cannot be decoded.
-        """
+        """Classify an image file, or raise ImageError; explain it if requested."""
         view = self._network_input(self._decoders.decode(data))
-        explanation = Explanation(overlay=None)
+        explanation = Explanation()
         with self._lock:
             if explained and self.explainer is not None:
                 logits, (explanation,) = self.explainer.explain(view[None], NUM_SIMILAR)
             else:
                 logits = np.asarray(self._step(np.float32(view[None])))
         return ClassifiedPhoto(
-            probabilities=self.classifier.probabilities(logits)[0],
-            view=view,
-            explanation=explanation,
+            view, self.classifier.probabilities(logits)[0], explanation
         )
 
     def close(self) -> None:
@@ -117,12 +100,9 @@ class Service:
         self._decoders.close()
 
     def _thumbnail(self, sha256: str) -> bytes:
-        """Return a small JPEG of the training photo with a SHA-256, in hex digits.
+        """Return a small JPEG of the training photo with a SHA-256, or raise KeyError.
 
         A number would name another photo of another run, and browsers cache thumbnails.
-
-        Raises:
-            KeyError: there is no such photo.
         """
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:

@@ -21,10 +21,8 @@ def augment(
 ) -> Any:
     """Move, recolour and cover the pixels of one image, as far as that is on.
 
-    Args:
-        augmentation: the operations that are on.
-        image: uint8 [size_px, size_px, 3], RGB, as is the result.
-        numbers: float64 [k], a row of Views.numbers.
+    Image and result are uint8 [size_px, size_px, 3], RGB; `numbers` is a row of
+    Views.numbers, float64 [k].
     """
     # Imported here: without these operations, training needs no OpenCV.
     from pipeline.images import opencv
@@ -71,17 +69,10 @@ def mix(
     """
     mixing = tf.unstack(augmentation.split(numbers[0])["mixing"])
     share = tf.cast(mixing[0], tf.float32)
-
-    def paste() -> Any:
-        return _paste(images, [tf.cast(edge, tf.int32) for edge in mixing[1:5]])
-
-    def blend() -> Any:
-        return _blend(images, share)
-
-    if augmentation.mixup and augmentation.cutmix:
-        mixed = tf.cond(mixing[5] > 0, paste, blend)
-    else:
-        mixed = paste() if augmentation.cutmix else blend()
+    box = [tf.cast(edge, tf.int32) for edge in mixing[1:5]]
+    mixed = tf.cond(
+        mixing[5] > 0, lambda: _paste(images, box), lambda: _blend(images, share)
+    )
     classes = tf.one_hot(labels, num_classes)
     return mixed, (1 - share) * classes + share * tf.roll(classes, 1, 0)
 

@@ -80,14 +80,11 @@ def central_views(
 
 
 def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
-    """Return five windows of each image: one in the centre, four in the corners.
+    """Return five views of each image: centre, top left and right, bottom left, right.
 
     The corners are those of the central square with the image's short side; where the
     image is squashed or padded, those of all of it. Where a network sees the whole
     square, the five are the same.
-
-    Returns:
-        Views of centre, top left, top right, bottom left, bottom right.
 
     Source: Krizhevsky et al. 2012, section 4.1 (ten patches of a 256 x 256 image).
     """
@@ -102,9 +99,7 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
 
 
 def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Views:
-    """Return a random window of each image, mirrored half of the time.
-
-    The result depends on the sizes and `key`, such as (seed, epoch), alone.
+    """Return random windows, mirrored half of the time; `key` decides them.
 
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
@@ -213,14 +208,11 @@ def resize_all(images: Any, size_px: int, *, halving: bool, square: bool = True)
     square, each side is halved on its own.
 
     Args:
-        images: uint8 or float32 [batch, height, width, 3], 0..255.
+        images: uint8 or float32 [batch, height, width, 3], 0..255; the result is uint8.
         size_px: height and width of the result.
         halving: whether the graph halves; without it, every image must be less than
             twice too large.
         square: whether all images are square.
-
-    Returns:
-        uint8 [batch, size_px, size_px, 3], 0..255, rounded.
     """
     images = tf.cast(images, tf.float32)
     if halving:

@@ -1,4 +1,4 @@
-"""Give training and evaluation the photos of their splits as batches.
+"""Give training the photos of its split as batches, in another order every epoch.
 
 An epoch is a permutation of the rows that depends on (seed, epoch) alone.
 """
@@ -54,10 +54,7 @@ class Training:
         self._batch_size = batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[image_batches.Batch]:
-        """Yield the batches of an epoch without its first `start` photos.
-
-        Epochs count from 0. A run that goes on in an epoch has seen the first photos.
-        """
+        """Yield the batches of an epoch, from 0, without its first `start` photos."""
         key = (self._seed, epoch)
         order = permutation(len(self.images.rows), key)
         views = random_augmentation.draw_views(
@@ -78,24 +75,3 @@ class Training:
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:
     """Return the order of an epoch, int64 [num_rows]; `key` decides it."""
     return crop_and_resize.seeded_generator((*key, 0)).permutation(num_rows)
-
-
-class Evaluation:
-    """Batches of a split: every photo once, central window, in manifest order."""
-
-    def __init__(
-        self,
-        records: manifest.Manifest,
-        split: str,
-        spec: InputSpec,
-        *,
-        batch_size: int,
-    ) -> None:
-        """Prepare passes over a split, or over all photos if `split` is ""."""
-        rows = records.included(split) if split else records.included()
-        self.images = image_batches.Images(records, rows, spec, batch_size=batch_size)
-
-    def __iter__(self) -> Iterator[image_batches.Batch]:
-        """Yield the batches; the last may be smaller."""
-        views = crop_and_resize.central_views(self.images.sizes, self.images.spec)
-        return self.images.run(np.arange(len(self.images.rows)), views)

@@ -4,7 +4,7 @@ Records are read by their byte offsets, so a batch may mix photos of all record 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +21,7 @@ _BLOCK_RECORDS = 64
 # Integers that describe one example, before the numbers of its augmentation.
 _NUM_COLUMNS = 8
 Batch = Mapping[str, Any]
+_Item = TypeVar("_Item")
 
 
 class Images:
@@ -73,15 +74,9 @@ class Images:
         self.dataset = self._build()
 
     def run(self, order: np.ndarray, views: crop_and_resize.Views) -> Iterator[Batch]:
-        """Yield the batches of `dataset` for one pass.
+        """Yield the batches of one pass, or raise DataError or OSError of a record.
 
-        Args:
-            order: int [num_examples], indices into `rows`.
-            views: one view for each row of `rows`.
-
-        Raises:
-            DataError: a record is damaged or is not that of the manifest.
-            OSError: a record file is missing.
+        `order` has indices into `rows`, int [num_examples]; `views` a view of each row.
         """
         num_numbers = 0 if views.numbers is None else views.numbers.shape[1]
         if num_numbers != self._num_numbers:
@@ -96,6 +91,11 @@ class Images:
             raise DataError(
                 f"{self._directory}: a record does not decode: {error.message}"
             ) from error
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield every photo once, in its central view, in the order of `rows`."""
+        views = crop_and_resize.central_views(self.sizes, self.spec)
+        return self.run(np.arange(len(self.rows)), views)
 
     def _block(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return block `number` of the pass: int64 [size, 8 + k], and encoded images.
@@ -204,22 +204,17 @@ class Images:
         return {"image": image, "label": label, "row": batch["row"]}
 
 
-def evenly_spread(rows: Sequence[Row], most: int) -> list[Row]:
-    """Return `most` rows at about equal distances, or all if there are fewer."""
-    count = min(most, len(rows))
-    return [rows[number * len(rows) // count] for number in range(count)]
+def evenly_spread(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Return `most` items at about equal distances, or all if there are fewer."""
+    count = min(most, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def sample(
     records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, most: int
 ) -> np.ndarray:
-    """Return the photos of `evenly_spread` rows in their central view.
-
-    The result is uint8 [num_photos, size_px, size_px, 3], RGB, 0..255.
-    """
-    images = Images(records, evenly_spread(rows, most), spec, batch_size=most)
-    views = crop_and_resize.central_views(images.sizes, spec)
-    batches = [*images.run(np.arange(len(images.rows)), views)]
+    """Return the photos of `evenly_spread` rows: uint8 [n, size_px, size_px, 3]."""
+    batches = [*Images(records, evenly_spread(rows, most), spec, batch_size=most)]
     return batches[0]["image"].numpy() if batches else np.zeros(0, np.uint8)
 
 

@@ -30,15 +30,10 @@ def draw_views(
     order: np.ndarray,
     key: tuple[int, ...],
 ) -> crop_and_resize.Views:
-    """Draw how each image is seen and augmented in an epoch.
+    """Draw how each image is seen and augmented in an epoch; `key` is (seed, epoch).
 
-    Args:
-        augmentation: the operations that are on.
-        sizes: int [num_images, 2]: height, width, in pixels, at least 1.
-        spec: input of the network.
-        order: int [num_images]: the rows in the order of the epoch; how a batch is
-            mixed depends on the place of its first example.
-        key: key of the random numbers: (seed, epoch).
+    Sizes are int [num_images, 2]: height, width, in pixels. `order` has the rows in the
+    order of the epoch: how a batch is mixed depends on the place of its first example.
     """
 
     def generator(part: int) -> np.random.Generator:

@@ -48,10 +48,9 @@ def write(
         views = tf.cast(image, tf.float32)
         return {PROBABILITIES: classifier.model(views, training=False)}
 
+    model = classifier.model
     try:
-        content = _convert(
-            classify, [signature], classifier.model, quantize, calibration
-        )
+        content = _convert(classify, [signature], model, quantize, calibration)
     except Exception as error:  # the converter raises errors of any kind
         raise converters.name_failing_layer(
             FORMAT, error, classifier, _convert_model
@@ -110,5 +109,4 @@ def _convert_except_deviations(converter: Any) -> bytes:
 
 def _convert_model(model: Any) -> bytes:
     signature = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
-
     return _convert(lambda *x: model(list(x), training=False), signature, model)

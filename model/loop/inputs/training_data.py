@@ -42,8 +42,9 @@ class Photos:
             augmentation=augmentation,
             share=process_group.share,
         )
-        self._validation = dataset.Evaluation(
-            records, "validation", spec, batch_size=batch_size
+        rows = records.included("validation")
+        self._validation = image_batches.Images(
+            records, rows, spec, batch_size=batch_size
         )
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:

@@ -16,9 +16,8 @@ EXPECTED = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 
 def predictions(alone=EXPECTED, batch=EXPECTED[1:]):
     return verify_file.FilePredictions(
-        probabilities=alone,
-        batch_indices=np.array([1, 2]),
-        batch_probabilities=batch,
+        probabilities=np.concatenate([alone, batch]),
+        indices=np.array([0, 1, 2, 1, 2]),
         latency_s=0.1,
     )
 
@@ -38,22 +37,16 @@ def test_the_largest_difference_counts_alone_and_in_a_batch(changed, difference)
     assert predictions(**changed).difference(EXPECTED) == pytest.approx(difference)
 
 
-def test_a_process_that_hangs_is_ended(tmp_path):
+def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
     script = tmp_path / "hangs.py"
     script.write_text("import time\ntime.sleep(60)\n")
+    for name, value in {"_SCRIPT": script, "_START_S": 0.3, "_PHOTO_S": 0.1}.items():
+        monkeypatch.setattr(verify_file, name, value)
     target = verify_file.Target(
         kind="keras", path=tmp_path / "b", name="a.keras", class_names=("a",)
     )
     with pytest.raises(DataError, match=r"a\.keras: .* the photos within 0\.5 s"):
-        verify_file.predict(
-            target,
-            {"": [tmp_path / "views.npy"]},
-            tmp_path,
-            2,
-            script=script,
-            start_s=0.3,
-            photo_s=0.1,
-        )
+        verify_file.predict(target, {"": [tmp_path / "views.npy"]}, tmp_path, 2)
 
 
 def test_other_weights_other_classes_and_a_damaged_file_are_refused(

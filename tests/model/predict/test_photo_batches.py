@@ -37,7 +37,7 @@ def test_only_two_batches_are_read_ahead(photos):
             requested.append(number)
             yield str(photos / "red" / "red000.jpg")
 
-    batches = photo_batches.read(names(), SPEC, batch_size=4, num_workers=1)
+    batches = photo_batches.read(names(), SPEC, batch_size=4)
     next(batches)
     assert len(requested) <= 12
     next(batches)

@@ -54,9 +54,10 @@ def test_the_most_similar_photos_have_the_largest_cosines(run, found):
         assert similarities == pytest.approx(row[best], abs=1e-5)
 
 
-def test_a_training_photo_is_most_similar_to_itself(run, found):
+def test_a_training_photo_is_most_similar_to_itself(run, found, monkeypatch):
+    monkeypatch.setattr(similar_photos, "_BLOCK_ROWS", 7)  # several blocks
     model = run.load_model()
-    index = similar_photos.build_index(run, model, block_rows=7)  # several blocks
+    index = similar_photos.build_index(run, model)
     queries = embeddings(run, model, found, index.rows)
     results = index.most_similar(queries, 2)
     for row, (first, second) in zip(index.rows, results, strict=True):

@@ -64,8 +64,8 @@ def element_spec(label):
 def test_element_specs_are_as_announced(found):
     expected = element_spec(tf.TensorSpec([None], tf.int32))
     training = dataset.Training(found, SPEC, batch_size=4, seed=0)
-    evaluation = dataset.Evaluation(found, "test", SPEC, batch_size=4)
-    for images in (training.images, evaluation.images):
+    test = image_batches.Images(found, found.included("test"), SPEC, batch_size=4)
+    for images in (training.images, test):
         assert images.dataset.element_spec == expected
 
 
@@ -83,15 +83,14 @@ def test_an_epoch_has_each_training_photo_once(found, batch_size):
         assert names == [rows[number].class_name for number in values["row"]]
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test", ""])
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_evaluation_sees_each_photo_once_in_order(found, split, batch_size):
-    evaluation = dataset.Evaluation(found, split, SPEC, batch_size=batch_size)
-    rows = found.included(split) if split else found.included()
-    values = collect(evaluation)
+def test_evaluation_sees_each_photo_once_in_order(found, batch_size):
+    rows = found.included("validation", "test")
+    images = image_batches.Images(found, rows, SPEC, batch_size=batch_size)
+    values = collect(images)
     assert values["row"].tolist() == list(range(len(rows)))
     assert values["label"].tolist() == [found.labels[r.class_name] for r in rows]
-    assert (collect(evaluation)["image"] == values["image"]).all()  # and again
+    assert (collect(images)["image"] == values["image"]).all()  # and again
 
 
 def test_batches_are_mixed_although_files_hold_one_class_each(found):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.batches import dataset, single_photo
+from pipeline.batches import image_batches, single_photo
 from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.images import record_image
 from pipeline.records.manifest_row import ImageError
@@ -20,10 +20,10 @@ def test_a_photo_gives_the_pixels_that_its_record_gives(photos, tmp_path, resize
     cv2.imwrite(str(photos / "red" / "other.bmp"), drawn_photos.draw_photo("red", 2))
     spec = dataclasses.replace(SPEC, resize=resize)
     converted = conversions.convert(photos, tmp_path / "out").manifest
-    split = dataset.Evaluation(converted, "", spec, batch_size=5)
+    images = image_batches.Images(converted, converted.included(), spec, batch_size=5)
     network_input = single_photo.NetworkInput(spec)
-    rows = iter(split.images.rows)
-    for batch in split:
+    rows = iter(images.rows)
+    for batch in images:
         for pixels in batch["image"].numpy():
             data = (photos / next(rows).path).read_bytes()
             stored = record_image.encode_for_record(data)
