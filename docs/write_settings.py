@@ -3,6 +3,8 @@
 python docs/write_settings.py
 """
 
+import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -43,15 +45,32 @@ the flags without dashes.
 
 def document() -> str:
     """Return the content of docs/settings.md."""
-    sections = [
-        flag_help.markdown(
-            command,
-            config_flags.arguments_of(*kinds),
-            config_flags.settings_of(*kinds),
-        )
-        for command, kinds in COMMANDS.items()
-    ]
-    return "\n".join([HEAD, *sections])
+    return "\n".join([HEAD, *map(section, COMMANDS.keys(), COMMANDS.values())])
+
+
+def section(command: str, kinds: list[type]) -> str:
+    """Return a command's settings as a section of Markdown with a table a group."""
+    arguments = config_flags.arguments_of(*kinds)
+    settings = config_flags.settings_of(*kinds)
+    lines = [f"## `{command}`", ""]
+    lines += [f"`{argument.value}`: {argument.help}" for argument in arguments.values()]
+    lines += [""] * bool(arguments)
+    for group, members in flag_help.by_group(settings):
+        lines += [f"### {group}", "", "| setting | default | what it changes |"]
+        lines += ["|---|---|---|", *itertools.starmap(_row, members.items()), ""]
+    return "\n".join(lines)
+
+
+def _row(name: str, setting: config_flags.Setting) -> str:
+    flag = f"`--{name}`" if setting.is_flag else f"`{name}` (only in recipes)"
+    remarks = [setting.help]
+    if setting.choices:
+        remarks.append(f"Choices: {', '.join(filter(None, setting.choices))}.")
+    if setting.bounds:
+        remarks.append(f"Range: {setting.bounds}.")
+    default = f"`{value}`" if (value := flag_help.default_text(setting)) else ""
+    text = re.sub(r"[*<|]", r"\\\g<0>", " ".join(remarks))
+    return f"| {flag} | {default} | {text} |"
 
 
 if __name__ == "__main__":

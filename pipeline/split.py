@@ -67,11 +67,7 @@ class Config:
 
 
 def resplit(config: Config) -> Manifest:
-    """Write a new split into the manifest.
-
-    Raises:
-        DataError: the folder holds no data set, or split_rows refuses the folds.
-    """
+    """Write a new split into the manifest."""
     directory = Path(config.data)
     if not (directory / staging.PARTIAL_NAME).exists():
         manifest.read(directory)  # before anything is written there
@@ -86,11 +82,7 @@ def resplit(config: Config) -> Manifest:
 
 
 def split_rows(config: Config, before: Manifest) -> Manifest:
-    """Return the data set with a new split; nothing is written.
-
-    Raises:
-        DataError: there are more folds than groups.
-    """
+    """Return the data set with a new split; nothing is written."""
     shares = {"validation": config.validation_share, "test": config.test_share}
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for row in before.included():

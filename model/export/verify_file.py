@@ -256,7 +256,7 @@ def _read(target: Target, path: Path) -> FilePredictions:
     expected = (len(predictions.indices), len(names))
     if shape != expected:
         raise DataError(
-            f"{target.name}: returns probabilities of the shape {list(shape)}. Expected "
+            f"{target.name}: returns {list(shape)} probabilities. Expected "
             f"{list(expected)}. Nothing was written."
         )
     return predictions

@@ -182,7 +182,7 @@ class UploadHandler(Handler):
             self._body += chunk
 
     def uploaded_photo(self) -> bytes:
-        """Return the photo of a complete upload, from a form if it is one, or refuse."""
+        """Return the photo of a complete upload, raw or in a form, or refuse."""
         self._is_complete = True
         self.check()
         content_type = email.message.Message()  # reads names in any case

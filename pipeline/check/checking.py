@@ -39,10 +39,7 @@ _SHOWN = 3  # examples in a line of text
 
 
 def check(config: Config) -> Report:
-    """Check photos or records, and write both files.
-
-    What is neither, or would hold `out`, is a DataError.
-    """
+    """Check photos or records, and write both files; refuse what is neither."""
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)
@@ -78,7 +75,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, Encoded]:
         white_level=config.white_level,
     )
     rows = decode_source.decode(
-        options, source, None, decode_source.Local(config.workers), settings={}
+        options, source, None, decode_source.Runner(config.workers), settings={}
     )
     with standard_error.silenced():  # the workers have heard it
         similar = duplicate_search.search(

@@ -66,15 +66,10 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "turned": ("note", "the photo is turned upright as its EXIF data say"),
 }
 _KIND_OF_CODE: Mapping[str, str] = {
-    Code.UNREADABLE: "unreadable",
-    Code.OUT_OF_MEMORY: "unreadable",
-    Code.UNDECODABLE: "damaged",
-    Code.EMPTY: "damaged",
-    Code.UNENCODABLE: "damaged",
-    Code.NOT_AN_IMAGE: "not an image",
-    Code.UNSUPPORTED_FORMAT: "refused",
-    Code.UNSUPPORTED_PIXELS: "refused",
-    Code.TOO_MANY_BYTES: "not an image",
+    **dict.fromkeys((Code.UNREADABLE, Code.OUT_OF_MEMORY), "unreadable"),
+    **dict.fromkeys((Code.UNDECODABLE, Code.EMPTY, Code.UNENCODABLE), "damaged"),
+    **dict.fromkeys((Code.NOT_AN_IMAGE, Code.TOO_MANY_BYTES), "not an image"),
+    **dict.fromkeys((Code.UNSUPPORTED_FORMAT, Code.UNSUPPORTED_PIXELS), "refused"),
     Code.TOO_MANY_PIXELS: "too large",
     Code.NO_CLASS: "outside the classes",
     Code.DECODER_CRASHED: "crashed",
@@ -91,35 +86,22 @@ _KIND_OF_CODE: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Photos or classes that the user should look at, for one reason.
+    """Photos or classes that the user should look at, for one reason."""
 
-    Attributes:
-        kind: name of the reason, in a few words.
-        meaning: what the reason means, and what to do about it.
-        groups: groups of paths that belong together; a single photo is a group.
-    """
-
-    kind: str
+    kind: str  # name of the reason, in a few words
     severity: Severity
-    meaning: str
-    groups: tuple[tuple[str, ...], ...] = ()
+    meaning: str  # of the reason, and what to do about it
+    groups: tuple[tuple[str, ...], ...] = ()  # of paths; a single photo is a group
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """The result of a check.
+    """The result of a check."""
 
-    Attributes:
-        source: folder that was checked, as the user named it.
-        counts: {class name: {"photos": number, "usable": number, ...}}.
-        findings: findings, the most severe first.
-        notes: remarks on the source as a whole.
-    """
-
-    source: str
-    counts: dict[str, dict[str, int]]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
+    source: str  # folder, as the user named it
+    counts: dict[str, dict[str, int]]  # see Counts
+    findings: tuple[Finding, ...]  # the most severe first
+    notes: tuple[str, ...]  # on the source as a whole
 
     def is_bad(self, *, strict: bool) -> bool:
         """Return whether there is an error, or with `strict` any finding."""

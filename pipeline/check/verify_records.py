@@ -37,12 +37,8 @@ class _Task:
 def verify(converted: Manifest, *, num_workers: int = 0) -> list[str]:
     """Read every record: checksums, all features, and its pixels in full.
 
-    Args:
-        converted: data set to verify; what `manifest.read` checks is not checked again.
-        num_workers: number of processes; 0: one for each processor.
-
-    Returns:
-        The first fault of each record and file, with its place.
+    What `manifest.read` checks is not checked again. The result is the first fault of
+    each record and file, with its place.
     """
     faults = _check_head(converted)
     tasks: list[_Task] = []

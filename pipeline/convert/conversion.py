@@ -42,35 +42,20 @@ _ROW_SETTINGS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Result of a conversion.
+    """Result of a conversion."""
 
-    Attributes:
-        manifest: manifest of the data set as it is now.
-        written: names of the record files written.
-        findings: lines on copies, groups and photos that were left out.
-        changed: whether the conversion changed anything.
-        notes: lines on source and split, and on photos since the last conversion.
-    """
-
-    manifest: Manifest
-    written: tuple[str, ...]
-    findings: tuple[str, ...]
-    changed: bool
-    notes: tuple[str, ...]
+    manifest: Manifest  # of the data set as it is after it
+    written: tuple[str, ...]  # names of record files
+    findings: tuple[str, ...]  # on copies, groups and photos that were left out
+    changed: bool  # whether the conversion changed anything
+    notes: tuple[str, ...]  # on source, split, and photos since the last conversion
 
 
 def convert(config: Config) -> Summary:
-    """Convert photos.
-
-    Raises:
-        DataError: the source or the output folder is not as it should be.
-        OSError: the system reports an error, such as no space left on the device.
-    """
-    runner: decode_source.Runner = (
-        decode_source.Local(config.workers)
-        if config.runner == "local"
-        else decode_with_beam.Beam(config.runner, config.beam_flags)
-    )
+    """Convert photos, or raise DataError or OSError and leave all as it was."""
+    runner = decode_source.Runner(config.workers)
+    if config.runner != "local":
+        runner = decode_with_beam.Beam(config.runner, config.beam_flags)
     directory = file_system.path(config.out)
     source = find_source.list_source(file_system.path(config.source), config.labelling)
     if config.missing_classes == "refuse":
@@ -123,8 +108,7 @@ def _select(
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
-    Returns:
-        Row of each file, in the order of the paths, and lines of findings.
+    The results are a row of each file, in the order of the paths, and lines of findings.
     """
     directory = file_system.path(config.out)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)

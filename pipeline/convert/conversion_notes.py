@@ -31,12 +31,8 @@ def lines(
 ) -> list[str]:
     """Describe copies, near-duplicates, groups, and photos that were left out.
 
-    Args:
-        rows: rows of all files, with group and split.
-        groups: photos that belong together.
-        listed: photos that --leave_out left out.
-        contradicting: photos that were left out for their labels.
-        bridging: photos that were left out for the splits of their groups.
+    Photos were left out for --leave_out, for their labels or for the splits of their
+    groups. Rows have group and split.
     """
 
     def is_mixed(group: Group, column: str) -> bool:

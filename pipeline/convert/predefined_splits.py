@@ -45,8 +45,7 @@ def leave_out_copies(rows: list[Row], source: Source, groups: Sequence[Group]) -
 def place(rows: list[Row], source: Source, previous: PreviousDataset | None) -> None:
     """Write the given splits into the rows of all files, in place.
 
-    Raises:
-        DataError: a photo of the previous data set has another split than it is given.
+    Photos of the previous data set that had another split are a DataError.
     """
     # Some of the training photos serve the splits that are not given.
     open_splits = [name for name in SPLITS[1:] if name not in source.given]

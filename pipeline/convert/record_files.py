@@ -36,12 +36,8 @@ def place(
 ) -> tuple[dict[str, Sequence[Extent]], list[str]]:
     """Decide where each record goes, and write that into the rows, in place.
 
-    Args:
-        rows: rows of all files; those with a record say where it is now.
-        class_names: names of all classes.
-        shard_bytes: largest size of a record file of several records, in bytes; 0: no
-            limit.
-        previous: data set as it was; None the first time.
+    Rows with a record say where it is. A record file of several records has at most
+    `shard_bytes`, unless that is 0.
 
     Returns:
         {record file to write: parts of other files to join for it}; names of record

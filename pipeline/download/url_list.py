@@ -67,16 +67,10 @@ def read(
     images: int,
     seed: int,
 ) -> list[Photo]:
-    """Read a list, or a random subset of it.
+    """Read a list, or a random subset of `images` photos of it; 0 takes all.
 
-    Args:
-        path: CSV file with a header: image_url or url, label, and optionally _split or
-            split.
-        names: class names, for labels that are numbers; None if labels are names.
-        columns: other titles of these columns, as in --columns.
-        images: number of photos in the subset; 0 for all. A larger subset of the same
-            seed includes the smaller one.
-        seed: random seed of the subset.
+    A larger subset of the same seed includes the smaller one. `names` are class names
+    for labels that are numbers.
     """
     rows = list(photo_csv.read_rows(path, _COLUMNS, columns))
     if not rows:

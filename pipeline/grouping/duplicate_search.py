@@ -24,18 +24,11 @@ def search(
     encoded: Callable[[int], bytes],
     num_workers: int,
 ) -> near_duplicates.NearDuplicates:
-    """Search near-duplicates.
+    """Search near-duplicates among the rows of all files of a source.
 
     This process decodes the proposed photos; its limit of pixels is that of its start.
-
-    Args:
-        rows: rows of all files of the source.
-        source: photos to compare.
-        encoded: function from the index of a row to a JPEG or PNG of it, upright.
-        num_workers: number of processes; 0: one for each processor.
-
-    Raises:
-        DataError: a photo does not decode any more; names it.
+    `encoded` is a function from the index of a row to a JPEG or PNG of it, upright. A
+    photo that does not decode any more is a DataError.
     """
 
     def thumbnail(index: int) -> np.ndarray:

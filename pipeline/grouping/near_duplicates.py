@@ -60,11 +60,7 @@ class NearDuplicates:
     proposed: np.ndarray
 
     def among(self, is_included: np.ndarray) -> Self:
-        """Return the same without skipped photos, and without links they alone made.
-
-        Args:
-            is_included: bool [num_rows].
-        """
+        """Return the same without skipped photos, and without links they alone made."""
         if is_included[self.pairs].all():
             return self
         stays = is_included[self.indices]
@@ -83,11 +79,8 @@ def find(
 ) -> NearDuplicates:
     """Search all photos with a record; of exact copies, the first stands for all.
 
-    Args:
-        rows: rows of all files.
-        thumbnail: function from the index of a row to uint8 [SIDE, SIDE, 3].
-        digests: function from indices of rows to one digest each, equal for files of
-            the same pixels alone.
+    `thumbnail` is a function from the index of a row to uint8 [SIDE, SIDE, 3];
+    `digests` one from indices to digests, equal for files of the same pixels alone.
     """
     indices, labels = _different_files(rows)
     phashes = (int(rows[index].phash or "0", 16) for index in indices.tolist())

@@ -103,10 +103,8 @@ def find_user_keys(source: Source, pattern: str) -> list[UserKey]:
     """Return for each photo what a regular expression finds in its path.
 
     That is the groups of the first match, or the whole match if there are no groups.
-    Without a pattern, "", the groups that the source gives are the keys.
-
-    Raises:
-        DataError: the pattern matches no path.
+    Without a pattern, "", the groups that the source gives are the keys. A pattern that
+    matches no path is a DataError.
     """
     if not pattern:
         return [(photo.group,) if photo.group else None for photo in source.photos]

@@ -46,13 +46,10 @@ def read_list(list_file: str) -> PhotoList:
 def find_listed(
     rows: Sequence[Row], photo_list: PhotoList, previous: PreviousDataset | None
 ) -> Reasons:
-    """Find the photos that a list names.
+    """Find the photos that a list names; a list that names none is a DataError.
 
     The list of a run, similar.csv, also says which training photo each is similar to.
     Without a list, photos that a list left out of the previous data set stay out.
-
-    Raises:
-        DataError: the list names no photo of the source.
     """
     if photo_list is None:
         return previous.left_out_by_list(rows) if previous else {}
@@ -89,12 +86,8 @@ def find_bridging(
 ) -> Reasons:
     """Find new photos that belong to photos on different sides of the split.
 
-    A photo that was edited is new, but stands on the side of the photo before.
-
-    Args:
-        rows: rows of all files, with the splits they had.
-        groups: groups of photos that must share a split.
-        previous: data set as it was; None the first time.
+    A photo that was edited is new, but stands on the side of the photo before. `rows`
+    have the splits they had; the `groups` must share a split.
     """
     reasons: Reasons = {}
     if previous is None:
@@ -145,14 +138,8 @@ def assign_splits(
 
     All photos of a group that are new get one split: that of the photos that have one
     already, or else one that fills the shares. So no group is divided, unless photos
-    with a split were known on several sides before.
-
-    Args:
-        rows: rows of all files, with the splits they had or were given.
-        groups: photos that belong together.
-        labels: {class name: 0-based label}.
-        seed: seed that ranks the groups.
-        shares: {"validation": share, "test": share}, 0..1.
+    with a split were known on several sides before. `rows` have the splits they had or
+    were given; `shares` is {"validation": share, "test": share}, 0..1.
     """
     together = groups.together(rows)
     group_of = _name_groups(rows, together)

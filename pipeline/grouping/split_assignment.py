@@ -39,15 +39,9 @@ def by_shares(
     class of three or more groups has at least one in each split, unless groups of
     several classes make that impossible.
 
-    Args:
-        groups: labels of the photos of all groups.
-        seed: seed of the ranking.
-        shares: {"validation": share, "test": share} of a class's photos, 0..1.
-        known: {name of a group: split} of the groups that have one.
-        salt: salt of the ranking.
-
-    Returns:
-        {name of a group: its split}, without those of `known`.
+    The shares are {"validation": share, "test": share} of a class's photos, 0..1.
+    `known` is {name of a group: split} of the groups that have one. The result is the
+    same of the others.
     """
     known, assigned = known or {}, {}
     new = [name for name in groups if name not in known]
@@ -144,10 +138,8 @@ def by_folds(
 
     Each class is dealt evenly, groups of several classes and large ones first. From the
     other folds, `validation` of the class's photos serve validation, the rest training.
-
-    Returns:
-        {name of a group: its split}, and {name of a group: its fold}. The fold of a
-        group does not depend on `fold`.
+    The results are {name of a group: its split} and {name of a group: its fold}; folds
+    do not depend on `fold`.
     """
     totals = np.bincount([label for labels in groups.values() for label in labels])
     dealt = np.zeros((folds, len(totals)))
@@ -205,16 +197,11 @@ def _targets(groups: Groups, shares: Mapping[str, float]) -> dict[int, dict[str,
 
 
 def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return lines that name classes without photos in a split, or with very few.
-
-    Args:
-        counts: {class name: {split: number of photos}}.
-    """
+    """Return lines that name classes without photos in a split, or with very few."""
     lines = []
-    for name, splits in counts.items():
-        lacking = [split for split in SPLITS if not splits[split]]
+    for name, splits in counts.items():  # {split: number of photos}
         total = sum(splits.values())
-        if lacking:
+        if lacking := [split for split in SPLITS if not splits[split]]:
             lines.append(f"class {name}: no photo for {' and '.join(lacking)}")
         elif total < SMALL_CLASS:
             lines.append(

@@ -85,13 +85,10 @@ class Thumbnails:
 def compare_pairs(
     pairs: np.ndarray, may_be_cut: np.ndarray, thumbnails: Thumbnails
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compare thumbnails, pair by pair.
+    """Compare thumbnails, pair by pair: PAIR [n], of places in `thumbnails`.
 
-    Args:
-        pairs: PAIR [n], pairs of places in `thumbnails`.
-        may_be_cut: bool [n], whether a photo also counts as the same when it is made
-            brighter and cut off a little; finding that out takes longer.
-        thumbnails: thumbnails of all candidates.
+    Where `may_be_cut`, bool [n], a photo also counts as the same when it is made
+    brighter and cut off a little; finding that out takes longer.
 
     Returns:
         bool [n] twice: whether both show the same picture, and whether so closely that

@@ -23,16 +23,12 @@ from pipeline.system.errors import DataError
 class Task:
     """One file for a worker.
 
-    Attributes:
-        photo: file of the source.
-        label: 0-based label of its class; -1 for a file outside any class.
-        previous: row that the previous data set has for the path; None if it has none.
-        may_keep: whether the record of `previous` stays if the file and its class have
-            not changed.
+    The record of `previous`, the row of its path in the previous data set, stays if it
+    `may_keep` and the file and its class have not changed.
     """
 
     photo: SourcePhoto
-    label: int
+    label: int  # 0-based; -1 for a file outside any class
     previous: Row | None = None
     may_keep: bool = False
 
@@ -42,25 +38,13 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """Options that are the same for all files.
+    """Options that are the same for all files; see encode_for_record."""
 
-    Attributes:
-        root: source folder.
-        directory: folder of the data set, whose records may stay; None without one.
-        part_dir: folder with the staging folder for the part files of records; None to
-            write no records.
-        resize_min: longest short side of a record's image, in pixels; 0: no limit.
-        max_pixels: number of pixels above which a photo is refused undecoded.
-        white_level: number that is white in 16-bit pictures; 0: 65535.
-        refuse_animated: whether an animation is refused; otherwise its first frame is
-            taken.
-    """
-
-    root: Path
-    directory: Path | None = None
-    part_dir: Path | None = None
+    root: Path  # source folder
+    directory: Path | None = None  # data set, whose records may stay
+    part_dir: Path | None = None  # has the staging folder; None writes no records
     resize_min: int
-    max_pixels: int
+    max_pixels: int  # above this, a photo is refused undecoded
     white_level: int = 0
     refuse_animated: bool = False
 

@@ -5,7 +5,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.images import decode_files, opencv
 from pipeline.images.decode_files import DecodeOptions, Task
@@ -15,20 +15,8 @@ from pipeline.sources.photo_source import Source
 from pipeline.system import command_line, process_pool
 
 
-class Runner(Protocol):
-    """Does the work of a conversion, in processes of some kind."""
-
-    def convert(
-        self, options: DecodeOptions, tasks: Iterable[Task]
-    ) -> Iterator[tuple[Task, Row | None]]:
-        """Decode files; yield each with its row, None where the previous row stays."""
-
-    def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """Call functions that write files."""
-
-
-class Local:
-    """A Runner that decodes in processes of this machine, and copies in threads."""
+class Runner:
+    """Do the work of a conversion in processes and threads of this machine."""
 
     def __init__(self, num_workers: int) -> None:
         """Store the number of processes; 0 means one for each processor."""
@@ -37,7 +25,7 @@ class Local:
     def convert(
         self, options: DecodeOptions, tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Row | None]]:
-        """Decode files as Runner.convert says."""
+        """Decode files; yield each with its row, None where the previous row stays."""
         return process_pool.map_blocks(
             functools.partial(decode_files.convert_block, options),
             tasks,
@@ -47,7 +35,7 @@ class Local:
         )
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """Call functions that write files as Runner.call says."""
+        """Call functions that write files."""
         with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
             list(pool.map(operator.call, functions))  # raises what they raise
 
@@ -59,15 +47,11 @@ def decode(
     runner: Runner,
     settings: Mapping[str, int | str],
 ) -> list[Row]:
-    """Decode every file whose record cannot stay.
+    """Decode every file whose record cannot stay; return a row for each, in order.
 
     Records of the previous data set may stay if it had the same `settings`, which
-    decide records and hashes.
-
-    Returns:
-        One row for each photo of the source, in its order. Files and offsets are those
-        of part files or of the previous data set; group and split are undecided, unless
-        the row is one of the previous data set.
+    decide records and hashes. Files and offsets are those of part files or of the
+    previous data set; only rows of the latter have group and split.
     """
     rows: list[Row] = []
     opencv.limit_pixels(options.max_pixels)
@@ -103,14 +87,10 @@ def _tasks(
         outdated = {row.path for row in outdated_rows(previous.manifest)}
     for photo in source.photos:
         row = previous.row_at(photo.path) if previous else None
+        is_usable = row and row.is_included and row.file in reusable
         yield Task(
             photo=photo,
             label=source.labels.get(photo.class_name, -1),
             previous=row,
-            may_keep=bool(
-                row
-                and row.is_included
-                and row.file in reusable
-                and row.path not in outdated
-            ),
+            may_keep=bool(is_usable and photo.path not in outdated),
         )

@@ -28,8 +28,8 @@ from pipeline.system.errors import DataError
 _FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
 
 
-class Beam:
-    """A Runner by Apache Beam."""
+class Beam(decode_source.Runner):
+    """Do the work by a runner of Apache Beam."""
 
     block_files = 512
 
@@ -39,6 +39,7 @@ class Beam:
         The name is that of a runner, such as DirectRunner. Options are flags of Beam,
         such as "--direct_num_workers=2".
         """
+        super().__init__(num_workers=1)  # of each worker
         try:
             import apache_beam
             from apache_beam.options.pipeline_options import PipelineOptions
@@ -61,7 +62,7 @@ class Beam:
         options: decode_files.DecodeOptions,
         tasks: Iterable[decode_files.Task],
     ) -> Iterator[tuple[decode_files.Task, Row | None]]:
-        """Decode files as decode_source.Runner.convert says."""
+        """Decode files in the workers, which write to the staging folder."""
         if options.part_dir is None:
             raise ValueError("workers of a cluster need a folder to write to")
         numbered = list(enumerate(process_pool.blocks(tasks, self.block_files)))
@@ -74,7 +75,7 @@ class Beam:
             yield from zip(block, rows, strict=True)
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """Call functions that write files as decode_source.Runner.call says."""
+        """Call functions that write files."""
         if functions:
             self._each("Join", operator.call, list(functions))
 
@@ -114,7 +115,7 @@ def _convert(
         own_dir, name = scratch, decode_files.part_name(number)
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
-        local = decode_source.Local(num_workers=1)
+        local = decode_source.Runner(num_workers=1)
         lines = []
         with (part_dir / name).open("wb") as part:
             for _, row in local.convert(own_options, block):

@@ -104,17 +104,11 @@ def named_format(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JpegHeader:
-    """The facts in the markers before a JPEG's first scan.
+    """The facts in the markers before a JPEG's first scan."""
 
-    Attributes:
-        height: height as stored, before EXIF orientation, in pixels.
-        width: width as stored.
-        oddity: the property that forbids a plain copy; None if nothing does.
-    """
-
-    height: int
+    height: int  # as stored, before EXIF orientation, in pixels
     width: int
-    oddity: Reason | None
+    oddity: Reason | None  # what forbids a plain copy
 
     @property
     def short_side(self) -> int:
@@ -122,10 +116,7 @@ class JpegHeader:
         return min(self.height, self.width)
 
     def may_be_copied(self, resize_min: int) -> bool:
-        """Say whether the header permits a record with the file's own bytes.
-
-        `resize_min` is the longest short side of a record, in pixels; 0 is no limit.
-        """
+        """Say whether the header permits a record with the file's own bytes."""
         return not self.oddity and (not resize_min or self.short_side <= resize_min)
 
     @classmethod

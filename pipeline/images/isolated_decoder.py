@@ -41,13 +41,8 @@ class Decoders:
     ) -> None:
         """Start nothing yet: a process starts when it is needed.
 
-        Args:
-            count: number of processes, at least 1.
-            timeout_s: longest time for one file; the start of a process does not count.
-            resize_min: longest short side of a record's image, in pixels; 0: no limit.
-            white_level: number that is white in 16-bit pictures; 0: 65535. Pixels equal
-                those of a conversion with the same values.
-            max_pixels: number of pixels above which an image is refused undecoded.
+        One file may take `timeout_s`, without the start of a process, and have
+        `max_pixels`. Pixels equal those of a conversion with the same settings.
         """
         self._timeout_s = timeout_s
         self._lock = threading.Lock()  # of a thread that waits for all processes

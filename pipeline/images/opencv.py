@@ -108,8 +108,7 @@ def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
     jpeg, reason = file_headers.JpegHeader.read(data), "cut off or damaged"
     if jpeg and jpeg.oddity and data.endswith(b"\xff\xd9"):
         reason = jpeg.oddity.text
-    text = f"{kind} that does not decode: {reason}"
-    return ImageError(Code.UNDECODABLE, text)
+    return ImageError(Code.UNDECODABLE, f"{kind} that does not decode: {reason}")
 
 
 def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -48,11 +48,7 @@ def hash_grey(grey: np.ndarray, height: int, width: int, cell: int) -> str:
     The transform is taken over the photo's true size, so that a decoder's padding does
     not stretch it: with that, half as many bits differ between a photo and its copies.
 
-    Args:
-        grey: uint8 [ceil(height / cell), ceil(width / cell)], means of square cells.
-        height: height of the photo, in pixels.
-        width: width of the photo, in pixels.
-        cell: side of a cell, in pixels.
+    Grey is uint8 [ceil(height / cell), ceil(width / cell)], means of square cells.
     """
     down = _cosines(grey.shape[0], height, cell)
     across = _cosines(grey.shape[1], width, cell)

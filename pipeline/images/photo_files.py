@@ -14,13 +14,9 @@ def find(
 ) -> Iterator[str]:
     """Yield the paths of photos one by one; those of one folder are sorted.
 
-    A folder that cannot be listed yields its own path.
-
-    Args:
-        names: paths of files, which need not exist, and of folders, which are walked.
-        ignored: {kind: number of files passed over}, which is updated: hidden and
-            system files, and linked folders, which are not followed.
-        without: path of a folder to pass over where it lies in others; "" for none.
+    `names` are files, which need not exist, and folders, which are walked, except one
+    `without` photos. A folder that cannot be listed yields its own path. What is passed
+    over is counted in `ignored`: hidden and system files, and links to folders.
     """
     excluded = Path(without).resolve() if without else None
     for name in names:

@@ -68,11 +68,9 @@ def decode_upright(
 ) -> tuple[Any, int]:
     """Decode an image file and turn it upright, or raise ImageError.
 
-    `reduction` is by how much a JPEG is shrunk: 1, 2, 4 or 8.
-
-    Returns:
-        Pixels, uint8 or uint16 [height, width] or [height, width, channels]: grey, BGR,
-        or one of them with alpha; and the EXIF orientation, 1 to 8, that was undone.
+    `reduction` is by how much a JPEG is shrunk: 1, 2, 4 or 8. The pixels are uint8 or
+    uint16 [height, width] or [height, width, channels]: grey, BGR, or one of them with
+    alpha. The number is the EXIF orientation, 1 to 8, that was undone.
     """
     kind = file_headers.sniff(data)
     if kind in _NO_IMAGES:

@@ -19,20 +19,12 @@ _MOST_UNCERTAIN_BITS = 14
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordImage:
-    """An image as a record holds it.
+    """An image as a record holds it, and what manifest_row.Row says of it.
 
-    Attributes:
-        encoded: a whole JPEG or PNG file, upright, 8 bits, RGB or grey.
-        height: height of `encoded`, in pixels.
-        width: width of `encoded`, in pixels.
-        orientation: EXIF orientation of the source, 1 to 8, which has been applied.
-        action: "copied" when `encoded` is the source, byte for byte.
-        codes: why it was re-encoded, as members of manifest_row.Code; () if copied.
-        reason: the same as a sentence; "" if copied.
-        phash: perceptual hash, 16 hex digits.
+    It is "copied" when `encoded` is the source, byte for byte.
     """
 
-    encoded: bytes
+    encoded: bytes  # a whole JPEG or PNG file, upright, 8 bits, RGB or grey
     format: Literal["jpeg", "png"]
     height: int
     width: int
@@ -65,9 +57,7 @@ def encode_for_record(
             most of their numbers are above a stated white.
         refuse_animated: refuse an animation instead of using its first frame.
 
-    Raises:
-        ImageError: the file is empty, no image of a kind that is read, cut off, larger
-            than allowed, or an animation that is refused.
+    What is no such image is an ImageError.
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")

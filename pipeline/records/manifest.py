@@ -34,10 +34,8 @@ _NOT_OF_RECORDS = {
 class Tally:
     """Numbers of photos, and bytes of records, for each class.
 
-    Attributes:
-        classes: {class name: Counter} with the keys "photos", "bytes", and the names of
-            actions and splits.
-        others: counter of the files in no class.
+    `classes` is {class name: Counter}, whose keys are "photos", "bytes", and the names
+    of actions and splits; `others` counts the files in no class.
     """
 
     def __init__(self, class_names: Iterable[str], rows: Iterable[Row]) -> None:
@@ -67,39 +65,24 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """Description of a data set apart from its rows.
+    """Description of a data set apart from its rows."""
 
-    Attributes:
-        class_names: class names in label order; label i is class_names[i].
-        ignored: {kind: number} of the hidden and system files that have no row.
-        seed: seed that ranked the photos for the split.
-        shares: {"validation": share, "test": share} that the split aimed at, 0..1.
-        settings: settings of the conversion that decide the rows.
-        versions: {name of a tool: its version when it wrote the data set}.
-    """
-
-    class_names: tuple[str, ...]
-    ignored: dict[str, int]
-    seed: int
-    shares: dict[str, float]
-    settings: dict[str, Any]
-    versions: dict[str, str]
+    class_names: tuple[str, ...]  # label i is class_names[i]
+    ignored: dict[str, int]  # {kind: number} of hidden and system files without a row
+    seed: int  # which ranked the photos for the split
+    shares: dict[str, float]  # {"validation": share, "test": share} aimed at, 0..1
+    settings: dict[str, Any]  # of the conversion, which decide the rows
+    versions: dict[str, str]  # {name of a tool: its version when it wrote the data set}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A converted data set.
-
-    Attributes:
-        rows: one row per source file, in the order of their paths.
-        directory: folder that holds manifest and records.
-        format_version: version of the format that the data set was read from.
-    """
+    """A converted data set."""
 
     info: DatasetInfo
-    rows: tuple[Row, ...]
-    directory: Path
-    format_version: int = FORMAT_VERSION
+    rows: tuple[Row, ...]  # one per source file, in the order of their paths
+    directory: Path  # of manifest and records
+    format_version: int = FORMAT_VERSION  # that it was read from
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -113,11 +96,8 @@ class Manifest:
 
     def included(self, *splits: str) -> tuple[Row, ...]:
         """Return rows with a record: of the named splits, or without names of all."""
-        return tuple(
-            row
-            for row in self.rows
-            if row.is_included and (not splits or row.split in splits)
-        )
+        rows = (row for row in self.rows if row.is_included)
+        return tuple(row for row in rows if not splits or row.split in splits)
 
     @functools.cached_property
     def tally(self) -> Tally:
@@ -201,12 +181,7 @@ class Manifest:
 
 
 def read(directory: Path) -> Manifest:
-    """Read and check a manifest.
-
-    Raises:
-        DataError: the folder holds no data set or an interrupted conversion, the format
-            is unknown, a file is damaged, or one photo is in two splits.
-    """
+    """Read and check a manifest; what is wrong with it is a DataError."""
     head = _read_head(directory)
     values = {field.name: head[field.name] for field in dataclasses.fields(DatasetInfo)}
     values["class_names"] = tuple(values["class_names"])
@@ -234,11 +209,10 @@ def _read_head(directory: Path) -> dict[str, Any]:
             "place. Run the same `python -m pipeline.convert` command again"
         )
     path = directory / HEAD_NAME
-    if not path.exists() and any(directory.glob("*.tfrecord")):
-        raise DataError(
-            f"{path}: is missing, although there are records. {CONVERT_AGAIN}"
-        )
     if not path.exists():
+        if any(directory.glob("*.tfrecord")):
+            text = f"{path}: is missing, although there are records. {CONVERT_AGAIN}"
+            raise DataError(text)
         raise DataError(
             f"{directory}: has no {HEAD_NAME}. Convert your photos first: "
             f"python -m pipeline.convert PHOTOS_FOLDER --out={directory}"

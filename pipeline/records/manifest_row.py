@@ -140,17 +140,10 @@ class Row:
 
         Hashes, group and split stay, so that a photo that comes back is recognised.
         """
+        nothing: dict[str, Any] = {"format": "", "file": ""}
+        nothing |= dict.fromkeys(("height", "width", "offset", "length"), 0)
         return dataclasses.replace(
-            self,
-            action="skipped",
-            codes=(code,),
-            reason=reason,
-            format="",
-            height=0,
-            width=0,
-            file="",
-            offset=0,
-            length=0,
+            self, action="skipped", codes=(code,), reason=reason, **nothing
         )
 
 
@@ -231,7 +224,7 @@ def _codes(values: dict[str, Any]) -> tuple[str, ...]:
     """
     if "codes" not in values:
         bridges = str(values.get("reason")).startswith("bridges")
-        return (Code.BRIDGES_SPLITS,) if bridges else ()
+        return (Code.BRIDGES_SPLITS,) * bridges
     codes = values["codes"]
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
         raise ValueError("codes is not a list of texts")

@@ -67,12 +67,9 @@ class PreviousDataset:
 
     def intact_files(self) -> set[str]:
         """Return names of the record files whose size is that of the manifest."""
-        return {
-            name
-            for name, size in self.file_sizes.items()
-            if (path := self.manifest.directory / name).exists()
-            and path.stat().st_size == size
-        }
+        paths = {name: self.manifest.directory / name for name in self.file_sizes}
+        sizes = {n: path.stat().st_size for n, path in paths.items() if path.exists()}
+        return {name for name, size in sizes.items() if size == self.file_sizes[name]}
 
     def keep_splits(self, rows: list[Row]) -> None:
         """Give photos, in place, the split and fold that they had.

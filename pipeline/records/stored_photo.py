@@ -6,12 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message,
-    message_factory,
-)
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from pipeline.records import tfrecord
 from pipeline.records.manifest_row import Row
@@ -21,18 +16,13 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One photo as a record file stores it.
+    """One photo as a record file stores it; see manifest_row.Row."""
 
-    Attributes:
-        encoded: content of a JPEG or PNG file; the others are as in manifest_row.Row.
-        label: 0-based index into the class names of the manifest.
-    """
-
-    encoded: bytes
+    encoded: bytes  # content of a JPEG or PNG file
     format: str
     height: int
     width: int
-    label: int
+    label: int  # 0-based index into the class names of the manifest
     class_name: str
     path: str
     sha256: str

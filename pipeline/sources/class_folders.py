@@ -28,9 +28,7 @@ _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 def list_folders(root: Path, layout: str = "") -> photo_source.Source:
     """List a folder of class folders, or of split folders; `layout` is --layout.
 
-    Raises:
-        DataError: there are fewer than two classes, one has no files, or the folders
-            can be read in two ways.
+    Folders that are no classes, or can be read in two ways, are a DataError.
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     files, links = _walk(root, ignored)

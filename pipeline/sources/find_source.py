@@ -11,13 +11,10 @@ from pipeline.system.errors import DataError
 def list_source(
     root: Path, settings: source_settings.Settings = source_settings.DEFAULTS
 ) -> Source:
-    """List the photos of a folder as the settings say.
+    """List the photos of a folder as the settings say, or raise DataError.
 
     Without lists and CSV file, the content of the folder decides its kind. Paths of
     files are relative to the current folder, or else to `root`.
-
-    Raises:
-        DataError: the source cannot become a data set; says what is wrong and where.
     """
     if not root.exists():
         raise DataError(f"{root}: no such folder")

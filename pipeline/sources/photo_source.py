@@ -17,13 +17,9 @@ Kind = Literal["class folders", "split folders", "lists", "CSV", "two-key record
 _MAX_NAME = 500
 # What people call the splits -> names in manifest.SPLITS.
 SPLIT_OF: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 # Ending of a photo's name.
 ENDING = re.compile(
@@ -42,44 +38,27 @@ class Span(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePhoto:
-    """One file of a source, or one photo of its records.
+    """One file of a source, or one photo of its records; "" stands for none."""
 
-    Attributes:
-        path: path relative to the source folder, with "/".
-        class_name: class that the photo is filed under; "" for none.
-        split: split that the source gives, one of manifest.SPLITS; "" for none.
-        span: place of the photo if it is a part of a file; None for a whole file.
-        group: text that photos of one subject share; "" for none.
-    """
-
-    path: str
+    path: str  # relative to the source folder, with "/"
     class_name: str
-    split: str = ""
-    span: Span | None = None
-    group: str = ""
+    split: str = ""  # that the source gives, one of manifest.SPLITS
+    span: Span | None = None  # place of a photo that is a part of a file
+    group: str = ""  # text that photos of one subject share
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """All photos of a source.
-
-    Attributes:
-        root: folder that paths are relative to.
-        class_names: class names in label order; sorted, unless the source has an order.
-        photos: all files, sorted by path.
-        layout: meaning of the folders as the user gives it; "" if names decide.
-        ignored: {kind: number} of hidden or system files and folders, and of linked
-            folders, which are not followed.
-        notes: lines about the source for the user, such as its counts.
-    """
+    """All photos of a source."""
 
     kind: Kind
-    root: Path
-    class_names: tuple[str, ...]
-    photos: Sequence[SourcePhoto]
-    layout: str = ""
+    root: Path  # folder that paths are relative to
+    class_names: tuple[str, ...]  # in label order; sorted, unless the source has one
+    photos: Sequence[SourcePhoto]  # all files, sorted by path
+    layout: str = ""  # meaning of the folders as the user gives it
+    # {kind: number} of hidden or system files and folders, and of links to folders.
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for the user, such as counts
 
     @functools.cached_property
     def labels(self) -> dict[str, int]:
@@ -95,14 +74,13 @@ class Source:
     @property
     def settings(self) -> dict[str, Any]:
         """What a data set stores of its source; nothing for class folders."""
-        settings: dict[str, Any] = {}
-        if self.kind != "class folders":
-            settings["source"] = self.kind
-        if self.layout:
-            settings["layout"] = self.layout
-        if self.given:
-            settings["given_splits"] = list(self.given)
-        return settings
+        kind = "" if self.kind == "class folders" else self.kind
+        settings = {
+            "source": kind,
+            "layout": self.layout,
+            "given_splits": [*self.given],
+        }
+        return {name: value for name, value in settings.items() if value}
 
 
 def check(source: Source) -> Source:
@@ -177,9 +155,5 @@ def describe_similar_names(names: Iterable[str]) -> str:
         key = unicodedata.normalize("NFKC", name).casefold()
         by_look[re.sub(r"[\s_]|(?<=[^\W\d])-", "", key).removesuffix("s")].append(name)
     twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
-    if not twins:
-        return ""
-    return (
-        "the same but for case, spaces, encoding or a plural; are they one class? "
-        + "; ".join(twins)
-    )
+    text = "the same but for case, spaces, encoding or a plural; are they one class? "
+    return text + "; ".join(twins) if twins else ""

@@ -25,11 +25,7 @@ _LABEL = struct.Struct("<q")
 
 
 def is_source(root: Path) -> bool:
-    """Return whether a folder holds record files and no folders.
-
-    Raises:
-        DataError: the records are Graft's own and need no conversion.
-    """
+    """Return whether a folder holds record files and no folders; refuse Graft's own."""
     paths = _visible_paths(root, {})
     if not any(map(_class_name, paths)) or any(path.is_dir() for path in paths):
         return False
@@ -56,11 +52,8 @@ def _class_name(path: Path) -> str:
 def list_photos(root: Path) -> photo_source.Source:
     """List the photos in a folder of record files, and verify all checksums.
 
-    Classes are in the order of their old labels. Other files are in no class.
-
-    Raises:
-        DataError: a file is damaged or empty, a record has other features, or the
-            records of a class do not share one label that no other class has.
+    Classes are in the order of their old labels. Other files are in no class. The
+    records of a class must share one label that no other class has.
     """
     ignored: dict[str, int] = {}
     photos: list[SourcePhoto] = []

@@ -66,12 +66,10 @@ def run(
 ) -> None:
     """Run a command and turn what it raises into an exit code.
 
-    Args:
-        main: function of {name: value}, the flags and arguments that the user typed.
-            The docstring of its module is the head of the help.
-        kinds: dataclasses whose fields are the flags and arguments of the command.
-        passes_on: name under which `main` gets unknown flags, which may be another
-            program's; "" to refuse them.
+    `main` is a function of {name: value}, the flags and arguments that the user typed;
+    the docstring of its module is the head of the help. `kinds` are dataclasses with
+    these as fields. Unknown flags, which may be another program's, get the name
+    `passes_on`; "" refuses them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)

@@ -211,10 +211,8 @@ def parse(
     """Divide a command line into flags and arguments, in whatever order they stand.
 
     A bool is set by --name, --noname or --name=false, any other setting by --name=value
-    or --name value.
-
-    Returns:
-        {name: value} of the known flags, unknown flags as they stand, arguments.
+    or --name value. The results are {name: value} of the known flags, unknown flags as
+    they stand, and arguments.
     """
     values: dict[str, Any] = {}
     unknown, arguments, waiting = list[str](), list[str](), list(words)

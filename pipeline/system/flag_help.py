@@ -1,6 +1,5 @@
-"""Write the help of a command, and its part of docs/settings.md, from its settings."""
+"""Write the help of a command from its settings."""
 
-import itertools
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
         lines += ["", "Arguments"]
     for argument in arguments.values():
         lines += _entry(argument.value, argument.help)
-    for group, members in _by_group(shown):
+    for group, members in by_group(shown):
         lines += ["", group]
         for name, flag in members.items():
             lines += _entry(_name(name, flag), _sentence(flag))
@@ -38,7 +37,8 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
     return "\n".join(lines)
 
 
-def _by_group(settings: Settings) -> Iterator[tuple[str, Settings]]:
+def by_group(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """Yield the headings of settings, each with {name: setting}."""
     for group in dict.fromkeys(setting.group for setting in settings.values()):
         yield group, {name: s for name, s in settings.items() if s.group == group}
 
@@ -52,29 +52,6 @@ def _usage(example: str, arguments: Arguments, *, has_flags: bool) -> str:
         words.append(f"[{word}]" if argument.optional else word)
     words += ["[--flag=value ...]"] * has_flags
     return f"usage: {' '.join(words)}, for example"
-
-
-def markdown(title: str, arguments: Arguments, settings: Settings) -> str:
-    """Return a command's settings as a section of Markdown with a table a group."""
-    lines = [f"## `{title}`", ""]
-    lines += [f"`{argument.value}`: {argument.help}" for argument in arguments.values()]
-    lines += [""] * bool(arguments)
-    for group, members in _by_group(settings):
-        lines += [f"### {group}", "", "| setting | default | what it changes |"]
-        lines += ["|---|---|---|", *itertools.starmap(_row, members.items()), ""]
-    return "\n".join(lines)
-
-
-def _row(name: str, setting: Setting) -> str:
-    flag = f"`--{name}`" if setting.is_flag else f"`{name}` (only in recipes)"
-    remarks = [setting.help]
-    if setting.choices:
-        remarks.append(f"Choices: {', '.join(filter(None, setting.choices))}.")
-    if setting.bounds:
-        remarks.append(f"Range: {setting.bounds}.")
-    default = f"`{value}`" if (value := _default(setting)) else ""
-    text = re.sub(r"[*<|]", r"\\\g<0>", " ".join(remarks))
-    return f"| {flag} | {default} | {text} |"
 
 
 def _entry(name: str, text: str) -> Iterator[str]:
@@ -97,12 +74,13 @@ def _name(name: str, flag: Setting) -> str:
 def _sentence(flag: Setting) -> str:
     """Return the help with choices and default."""
     remarks = [", ".join(filter(None, flag.choices))] if flag.choices else []
-    if default := _default(flag):
+    if default := default_text(flag):
         remarks.append(f"default{_UNBROKEN}{default}")
     return f"{flag.help} ({'; '.join(remarks)})" if remarks else flag.help
 
 
-def _default(setting: Setting) -> str:
+def default_text(setting: Setting) -> str:
+    """Return the default value in words; "" for off and for an empty text."""
     if isinstance(setting.default, bool):
         return "on" if setting.default else ""
     if isinstance(setting.default, float):

@@ -45,11 +45,8 @@ def map_blocks(
 
     The function, which must be picklable, returns one result for each item of a block;
     `on_crash` makes that of an item that crashes its process. `initializer` is called
-    once in each process. Without `num_workers`, each processor has one.
-
-    Raises:
-        DataError: SIGKILL ended a process also when it worked on one item alone, as the
-            system does when memory runs out.
+    once in each process. Without `num_workers`, each processor has one. DataError says
+    that SIGKILL ended a process that worked on one item alone: memory has run out.
     """
     num_workers = num_workers or command_line.available_cpus()
     remaining = blocks(items, block_size)

@@ -67,12 +67,8 @@ class Child:
     ) -> None:
         """Start nothing yet.
 
-        Args:
-            module: full name of a module whose function `main` calls `serve`.
-            arguments: sys.argv[1:] in the child.
-            task: work of the child, as in "the process to TASK".
-            environment: variables to set in addition to those of this process.
-            start_timeout_s: longest time for imports.
+        The function `main` of the module calls `serve`; `arguments` are its
+        sys.argv[1:]. `task` is its work, as in "the process to TASK".
         """
         package, _, name = module.rpartition(".")
         program = f"from {package} import {name}; {name}.main()"

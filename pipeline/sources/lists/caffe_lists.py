@@ -21,14 +21,7 @@ def parse(names: str) -> list[tuple[str, str]]:
     """Read the value of --lists: `a.txt,b.txt` or `train=a.txt,test=b.txt`.
 
     Without `train=` and the like, a word of the file's name gives the split. A single
-    file without such a word gives no split.
-
-    Returns:
-        Path of each list as the user named it, and the split of its photos, one of
-        manifest.SPLITS; "" for none.
-
-    Raises:
-        ValueError: one of several files has no split.
+    file without such a word gives none, ""; one of several is a ValueError.
     """
     list_files = []
     items = [name.strip() for name in names.split(",") if name.strip()]
@@ -47,11 +40,7 @@ def parse(names: str) -> list[tuple[str, str]]:
 
 
 def read(files: Iterable[tuple[Path, str]]) -> Iterator[Entry]:
-    """Yield the entries of list files, each given by its path and its split.
-
-    Raises:
-        DataError: a file is no text, or a line has no label.
-    """
+    """Yield the entries of list files, each given by its path and its split."""
     for path, split in files:
         for number, line in enumerate(text_lines.read(path), start=1):
             content = line.strip(" \t\n")

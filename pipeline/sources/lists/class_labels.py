@@ -13,27 +13,17 @@ Places = Mapping[str, str]
 
 
 class Classes(NamedTuple):
-    """Classes that the labels of a list stand for.
+    """Classes that the labels of a list stand for."""
 
-    Attributes:
-        names: class names in label order.
-        name_of: {label as written in the list: class name}.
-        note: short description of how the labels were read.
-    """
-
-    names: tuple[str, ...]
-    name_of: Mapping[str, str]
-    note: str
+    names: tuple[str, ...]  # in label order
+    name_of: Mapping[str, str]  # {label as written in the list: class name}
+    note: str  # how the labels were read
 
 
 def resolve(places: Places, names: label_files.Names | None) -> Classes:
     """Match labels with class names: all are names, or all are their numbers.
 
     Without `names`, labels are names; if all are numbers, they are sorted as numbers.
-
-    Raises:
-        DataError: two classes have one name, or a label is neither a name nor a number
-            in range.
     """
     if names is None:
         numbers = all(_number(label) is not None for label in places)
@@ -70,13 +60,8 @@ def resolve(places: Places, names: label_files.Names | None) -> Classes:
 def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
     """Name the classes of numbers by the folders of their photos.
 
-    Args:
-        places: labels in the list.
-        folder_of: {label: name of the one folder of its photos}; {} if photos of a
-            label are in several folders, or a folder has photos of several labels.
-
-    Raises:
-        DataError: a label is not a number, a number is left out, or `folder_of` is {}.
+    `folder_of` is {label: name of the one folder of its photos}; {}, which is refused,
+    if photos of a label are in several folders, or a folder has those of several.
     """
     for label in places:
         if _number(label) is None:
@@ -93,9 +78,8 @@ def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
     names = tuple(folder_of[label] for label in sorted(places, key=int))
     reason = f"there are {len(names)} labels; name all classes with --labels=FILE"
     classes = _by_number(places, names, reason)
-    return classes._replace(
-        note=f"{classes.note}, class names are those of the folders"
-    )
+    note = f"{classes.note}, class names are those of the folders"
+    return classes._replace(note=note)
 
 
 def _number(label: str) -> int | None:
@@ -108,11 +92,7 @@ def _by_number(
     reason: str,
     firsts: tuple[int, ...] = (0, 1),
 ) -> Classes:
-    """Number the names from the one of `firsts` that fits all labels.
-
-    Raises:
-        DataError: a label is out of range for the given reason.
-    """
+    """Number the names from the one of `firsts` that fits all labels."""
     smallest, largest = (pick(places, key=int) for pick in (min, max))
     for first in firsts:
         if int(smallest) >= first and int(largest) < first + len(names):

@@ -21,25 +21,17 @@ _NUMBER = re.compile(r"\d{1,9}")
 
 
 class Names(NamedTuple):
-    """Class names from a file, in label order.
-
-    Attributes:
-        first: number that the file gives the first class, 0 or 1; None without numbers.
-    """
+    """Class names from a file, in label order."""
 
     path: Path
     names: tuple[str, ...]
-    first: int | None = None
+    first: int | None = None  # number of the first class, 0 or 1, if the file has one
 
 
 def read(path: Path, *, is_quiet: bool = False) -> Names:
     """Read a file of class names; its content decides the form.
 
     A guess is logged, unless `is_quiet`.
-
-    Raises:
-        DataError: the file is no text, has no names or a blank line between names, or
-            its numbers leave one out or repeat one.
     """
     lines = text_lines.read(path)
     names = [line.strip() for line in "".join(lines).rstrip().split("\n")]

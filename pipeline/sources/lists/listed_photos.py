@@ -20,21 +20,13 @@ _MAX_PATH = 4096  # characters; systems have no longer paths
 
 
 class Entry(NamedTuple):
-    """A photo as a list names it.
+    """A photo as a list names it."""
 
-    Attributes:
-        path: path in the list; as find_files returns it, relative to the source.
-        label: class name or number in the list.
-        split: split of the photo, one of manifest.SPLITS; "" for none.
-        group: text that photos of one subject share; "" for none.
-        where: file and line of the entry, for messages.
-    """
-
-    path: str
-    label: str
-    split: str
-    group: str
-    where: str
+    path: str  # as listed; as find_files returns it, relative to the source
+    label: str  # class name or number
+    split: str  # one of manifest.SPLITS; "" for none
+    group: str  # text that photos of one subject share; "" for none
+    where: str  # file and line, for messages
 
 
 def list_photos(
@@ -44,19 +36,10 @@ def list_photos(
     entries: Iterable[Entry],
     names: label_files.Names | None,
 ) -> photo_source.Source:
-    """Return the source of the photos that files name.
+    """Return the source of the photos that files name, relative to `root`.
 
-    Args:
-        root: folder that the paths in the files are relative to.
-        kind: "lists", whose labels are numbers, or "CSV".
-        files: paths of the lists, or of the CSV file.
-        entries: what these files hold.
-        names: names of the classes; None takes the labels of a CSV file, or the names
-            of the folders of listed photos.
-
-    Raises:
-        DataError: there are no photos, or they do not fit each other, the labels or the
-            folder.
+    Lists have numbers as labels. Without `names`, classes are called by the labels of a
+    CSV file, or by the folders of listed photos.
     """
     entries = list(entries)
     if not entries:
@@ -97,10 +80,6 @@ def find_files(root: Path, entries: Sequence[Entry]) -> list[Entry]:
     """Return entries with the paths of files in `root`, sorted, and each photo once.
 
     Guesses are logged. A path that means no file, or several, stays as it is.
-
-    Raises:
-        DataError: a path leads out of `root`, none of the photos exists, or a photo has
-            two labels, splits or groups.
     """
     adds_endings = not any(photo_source.ENDING.search(e.path) for e in entries)
     find = _file_finder(root, adds_endings=adds_endings)

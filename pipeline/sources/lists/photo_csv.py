@@ -30,11 +30,7 @@ _MAX_SPLITS = 10
 
 
 def parse_columns(text: str, roles: Collection[str] = ROLES) -> dict[str, str]:
-    """Read the value of --columns, `path:filename,label:breed`, as {role: title}.
-
-    Raises:
-        ValueError: a role is not one of `roles` or repeated, or a title is missing.
-    """
+    """Read the value of --columns, `path:filename,label:breed`, as {role: title}."""
     named: dict[str, str] = {}
     for pair in filter(None, text.split(",")):
         role, _, title = (part.strip() for part in pair.partition(":"))
@@ -60,14 +56,8 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and {role: value} of each row of a CSV file.
 
-    Args:
-        path: CSV file.
-        needed: {role: titles that its column may have}; "split" and "group" are added.
-        columns: other titles of these columns, as in --columns.
-
-    Raises:
-        DataError: a column is missing or repeated, a needed value is missing, or a
-            split is unknown.
+    `needed` is {role: titles that its column may have}, besides those of --columns;
+    "split" and "group" are added.
     """
     (_, titles), *rows = text_lines.split_rows(path, text_lines.read(path))
     aliases = {**needed, "split": ("split", "_split"), "group": ()}

@@ -28,9 +28,6 @@ def read(path: Path) -> list[str]:
 
     It is UTF-8, UTF-16 with a byte order mark, or Windows-1252, which is logged. A file
     that ends in .gz is unpacked. "\r" and "\r\n" end lines as well.
-
-    Raises:
-        DataError: the file cannot be read, is no text, or is too large for a list.
     """
     try:
         file_system.regular(path)
@@ -92,9 +89,6 @@ def split_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
     Its columns are separated by the mark of which its first row, the header, has most,
     or the one in Excel's first line, such as "sep=;". Spaces around fields are removed,
     and blank rows left out.
-
-    Raises:
-        DataError: there is no row, or one has more or fewer fields than the header.
     """
     match = _DELIMITER_LINE.fullmatch(lines[0]) if lines else None
     start = 1 if match else 0

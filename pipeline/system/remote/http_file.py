@@ -91,8 +91,7 @@ def download(
     """Download a file unless it is there already, or raise DownloadError.
 
     A digest is an algorithm and a hash, in full or its first digits, such as
-    "sha256:7be5be79". An empty digest and a size of 0 are not checked. Pauses
-    between repetitions are proportional to `backoff_s`.
+    "sha256:7be5be79". An empty digest and a size of 0 are not checked.
     """
     if _is_complete(target, digest, size_bytes):
         return

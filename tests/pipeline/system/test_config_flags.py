@@ -140,7 +140,7 @@ def test_the_flag_that_is_meant_is_found_by_its_name(word, name):
     assert config_flags.meant(word, SETTINGS) == name
 
 
-def test_help_shows_basic_flags_and_documentation_all_settings():
+def test_help_shows_basic_flags_and_full_help_all():
     arguments = config_flags.arguments_of(Config)
     doc = "Do it.\n\n    python do.py a\n"
     short = flag_help.screen(doc, arguments, SETTINGS, full=False)
@@ -162,6 +162,3 @@ def test_help_shows_basic_flags_and_documentation_all_settings():
     ]
     full = flag_help.screen(doc, arguments, SETTINGS, full=True).splitlines()
     assert "  --[no]dark              Darkens. (default on)" in full
-    document = flag_help.markdown("do it", arguments, SETTINGS).splitlines()
-    assert "| `--size` | `3` | Size in pixels. Range: above 0. |" in document
-    assert "| `hidden` (only in recipes) |  | In recipes. |" in document
