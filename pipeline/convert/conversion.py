@@ -108,7 +108,7 @@ def _select(
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
-    The results are a row of each file, in the order of the paths, and lines of findings.
+    The results are the rows of all files, in the order of paths, and lines of findings.
     """
     directory = file_system.path(config.out)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)

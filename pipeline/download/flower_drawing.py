@@ -91,12 +91,10 @@ class _Canvas:
         self, pose: _Pose, outline: Array, colour: Any, count: int, phase: float = 0.0
     ) -> None:
         """Draw petals around a centre."""
-        angles = phase + (np.arange(count) + self.random.normal(0, 0.04, count)) * (
-            2 * np.pi / count
-        )
-        for angle, length in zip(
-            angles, self.random.normal(1, 0.04, count), strict=True
-        ):
+        turns = np.arange(count) + self.random.normal(0, 0.04, count)
+        lengths = self.random.normal(1, 0.04, count)
+        for turn, length in zip(turns, lengths, strict=True):
+            angle = phase + 2 * np.pi * turn / count
             self.petal(pose, outline * length, angle, colour)
 
     def eye(self, pose: _Pose, radius: float, colour: Any) -> None:
@@ -211,9 +209,8 @@ def _background(random: np.random.Generator, height: int, width: int) -> _Canvas
     for cell_px, strength in ((40, 16), (6, 5)):
         cells = (height // cell_px, width // cell_px)
         noise = random.normal(0, strength * random.uniform(0.5, 1.2), cells)
-        canvas.pixels += cv2.resize(noise.astype(np.float32), (width, height))[
-            ..., None
-        ]
+        enlarged = cv2.resize(noise.astype(np.float32), (width, height))
+        canvas.pixels += enlarged[..., None]
     blurred = cv2.GaussianBlur(canvas.pixels, (0, 0), random.uniform(1, 10))
     return _Canvas(np.asarray(blurred), random)
 
@@ -225,8 +222,8 @@ def _photograph(canvas: _Canvas) -> Array:
     small = (np.clip(small, 0, 255) / 255) ** random.uniform(0.65, 1.3)
     small *= random.uniform(0.75, 1.15) * random.normal(1, 0.05, 3)
     small = cv2.GaussianBlur(small, (0, 0), random.uniform(0.2, 1.6))
-    small += random.normal(0, random.uniform(0.004, 0.03), small.shape)
-    return np.clip(small * 255 + 0.5, 0, 255).astype(np.uint8)
+    noise = random.normal(0, random.uniform(0.004, 0.03), small.shape)
+    return np.clip((small + noise) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def draw(kind: str, seed: int, number: int) -> Array:
