@@ -4,6 +4,7 @@ import contextlib
 from unittest import mock
 
 from pipeline.convert import conversion, convert_settings
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import config_flags, process_pool
 from tests.support import processes
@@ -22,6 +23,25 @@ def in_this_process(**settings):
         return
     with mock.patch.object(process_pool, "map_blocks", _map_blocks):
         yield
+
+
+class Decoders:
+    """Stands for isolated_decoder.Decoders, whose processes take seconds to start."""
+
+    def __init__(self, count, *, timeout_s, **settings):
+        self._settings = settings
+
+    def decode(self, data):
+        return record_image.encode_for_record(data, **self._settings)
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
 
 def convert(source, out, **settings):

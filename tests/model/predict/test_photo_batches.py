@@ -5,7 +5,8 @@ import numpy as np
 from model.predict import photo_batches
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import record_image
+from pipeline.images import isolated_decoder, record_image
+from tests.support import conversions
 
 SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
@@ -29,7 +30,8 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
         np.testing.assert_array_equal(pixels, network_input(stored))
 
 
-def test_only_two_batches_are_read_ahead(photos):
+def test_only_two_batches_are_read_ahead(photos, monkeypatch):
+    monkeypatch.setattr(isolated_decoder, "Decoders", conversions.Decoders)
     requested = []
 
     def names():

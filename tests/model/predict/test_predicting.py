@@ -14,9 +14,14 @@ from model.predict import classifier, photo_batches, predict_settings, predictin
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
-from pipeline.images import file_headers, record_image
+from pipeline.images import file_headers, isolated_decoder, record_image
 from pipeline.system.errors import DataError
-from tests.support import drawn_photos, processes
+from tests.support import conversions, drawn_photos, processes
+
+
+@pytest.fixture(autouse=True)
+def decoded_here(monkeypatch):
+    monkeypatch.setattr(isolated_decoder, "Decoders", conversions.Decoders)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +197,7 @@ def test_flags_of_weights_go_with_ckpt():
 
 
 def test_one_bad_photo_does_not_stop_the_others(shared_run, photos, tmp_path):
+    """Here as in the next test, processes decode."""
     strange = tmp_path / os.fsdecode(b"\xff\n,.jpg")
     strange.write_bytes((photos / "red" / "red000.jpg").read_bytes())
     (tmp_path / "bad.jpg").write_bytes(b"no photo")

@@ -164,7 +164,3 @@ def test_a_file_cannot_be_the_folder(server, tmp_path):
     archive = make_archive(server, photos_tar())
     with pytest.raises(DataError, match="is a file"):
         flower_archive.download_archive(archive, tmp_path / "file")
-
-
-def test_the_flowers_are_the_public_data_set():
-    assert sum(flower_archive.FLOWERS.counts.values()) == 3670

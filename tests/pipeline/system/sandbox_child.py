@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 from pipeline.system import sandbox
 
@@ -15,6 +16,10 @@ def main():
     start = sys.argv[1] if sys.argv[1:] else "0"
     if start == "fail":
         raise SystemExit
+    for folder in sys.argv[2:]:
+        Path(folder, str(os.getpid())).touch()
+        while len([*Path(folder).iterdir()]) < 2:
+            time.sleep(0.01)
     time.sleep(float(start))
     sandbox.serve(answers)
 

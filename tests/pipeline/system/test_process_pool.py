@@ -66,16 +66,15 @@ def run(function, items=range(29), num_workers=2, initializer=nothing):
 DOUBLED = [(item, 2 * item) for item in range(29)]
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_results_come_in_the_order_of_the_items(num_workers):
-    assert run(slow_first, num_workers=num_workers) == DOUBLED
+def test_results_come_in_the_order_of_the_items():
+    assert run(slow_first, num_workers=3) == DOUBLED
 
 
 def test_no_items_give_no_results():
     assert run(double, []) == []
 
 
-@pytest.mark.parametrize("victims", [(0,), (28,), (3, 4, 5), (7, 8, 20)], ids=str)
+@pytest.mark.parametrize("victims", [(0, 28), (3, 4, 5, 20)], ids=str)
 def test_a_crash_costs_its_item_only(victims):
     assert run(functools.partial(deadly, victims)) == [
         (item, f"{item} crashed" if item in victims else twice)
