@@ -182,10 +182,7 @@ def decode_as_run(encoded: bytes, is_png: bool, spec: InputSpec) -> np.ndarray:
 
 
 def predict(
-    target: Target,
-    inputs: Mapping[str, Sequence[Path]],
-    folder: Path,
-    num_photos: int,
+    target: Target, inputs: Mapping[str, Sequence[Path]], folder: Path, num_photos: int
 ) -> dict[str, FilePredictions]:
     """Classify photos with a file in a fresh process that does not import Graft.
 

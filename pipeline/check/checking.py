@@ -21,12 +21,7 @@ from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.manifest_row import Code, ImageError
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
-from pipeline.system import (
-    command_line,
-    file_system,
-    html_templates,
-    standard_error,
-)
+from pipeline.system import command_line, file_system, html_templates, standard_error
 from pipeline.system.errors import DataError
 
 # Function of a photo's path that returns a JPEG or PNG of it, upright.

@@ -58,9 +58,7 @@ class Beam(decode_source.Runner):
             raise DataError(f"--runner={name}: wrong options of Beam") from error
 
     def convert(
-        self,
-        options: decode_files.DecodeOptions,
-        tasks: Iterable[decode_files.Task],
+        self, options: decode_files.DecodeOptions, tasks: Iterable[decode_files.Task]
     ) -> Iterator[tuple[decode_files.Task, Row | None]]:
         """Decode files in the workers, which write to the staging folder."""
         if options.part_dir is None:

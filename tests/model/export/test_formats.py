@@ -289,11 +289,6 @@ def test_a_run_that_was_not_evaluated_is_evaluated(copy):
     np.testing.assert_allclose(heldout.probabilities, expected, atol=1e-6)
 
 
-def test_samples_are_evenly_spaced():
-    assert heldout_photos.evenly_spaced(3, 32).tolist() == [0, 1, 2]
-    assert heldout_photos.evenly_spaced(10, 4).tolist() == [0, 2, 5, 7]
-
-
 def test_records_that_were_moved_are_read_from_data(copy, shared_records):
     copy.config["data"]["path"] = "gone"
     with pytest.raises(DataError, match=r"gone: manifest\.json is missing.*--data="):

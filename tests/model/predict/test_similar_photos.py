@@ -102,11 +102,7 @@ def small(folder, found, *, has_head, has_places=True):
     model = run.load_model()
     run.config["features"] = "another"  # a model, of which these layers are
     return classifier.Classifier(
-        name="small",
-        model=model,
-        spec=spec,
-        class_names=found.class_names,
-        run=run,
+        name="small", model=model, spec=spec, class_names=found.class_names, run=run
     )
 
 

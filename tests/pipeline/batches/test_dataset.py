@@ -93,6 +93,11 @@ def test_evaluation_sees_each_photo_once_in_order(found, batch_size):
     assert (collect(images)["image"] == values["image"]).all()  # and again
 
 
+def test_rows_are_evenly_spread():
+    assert image_batches.evenly_spread(range(3), 32) == [0, 1, 2]
+    assert image_batches.evenly_spread(range(10), 4) == [0, 2, 5, 7]
+
+
 def test_batches_are_mixed_although_files_hold_one_class_each(found):
     training = dataset.Training(found, SPEC, batch_size=16, seed=0)
     for batch in list(training.epoch(0))[:-1]:

@@ -4,11 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.batches import (
-    augmentation_settings,
-    crop_and_resize,
-    random_augmentation,
-)
+from pipeline.batches import augmentation_settings, crop_and_resize, random_augmentation
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 

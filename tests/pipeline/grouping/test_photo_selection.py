@@ -54,11 +54,7 @@ def test_new_photos_of_a_group_share_a_split_and_known_ones_keep_theirs(photos, 
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=keys)
     after = list(before)
     photo_selection.assign_splits(
-        after,
-        groups,
-        {"a": 0, "b": 1},
-        seed=0,
-        shares={"validation": 0.1, "test": 0.1},
+        after, groups, {"a": 0, "b": 1}, seed=0, shares={"validation": 0.1, "test": 0.1}
     )
     splits = collections.defaultdict(set)
     for old, new in zip(before, after, strict=True):

@@ -45,10 +45,7 @@ def photos(assigned, members, label=None):
     )
 
 
-@given(
-    st.lists(st.integers(1, 5), min_size=3, max_size=60),
-    st.integers(0, 1000),
-)
+@given(st.lists(st.integers(1, 5), min_size=3, max_size=60), st.integers(0, 1000))
 def test_each_split_is_within_one_group_of_its_share(sizes, seed):
     members = groups(sizes)
     counts = photos(by_shares(members, seed), members)

@@ -365,11 +365,7 @@ RGB_MASKS = (0xFF0000, 0xFF00, 0xFF)
         ({"compression": 3, "masks": RGB_MASKS}, False),
         ({"compression": 3, "masks": (*RGB_MASKS, 0), "header_bytes": 56}, False),
         (
-            {
-                "compression": 3,
-                "masks": (*RGB_MASKS, 0xFF000000),
-                "header_bytes": 108,
-            },
+            {"compression": 3, "masks": (*RGB_MASKS, 0xFF000000), "header_bytes": 108},
             True,
         ),
     ],

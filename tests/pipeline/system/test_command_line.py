@@ -103,10 +103,7 @@ def test_flags_and_arguments_mix(program):
     [
         ("problem", "photos: 3 found, 5 expected"),
         ("system", "nowhere/at all: No such file or directory"),
-        (
-            "tensorflow",
-            "TensorFlow: run/events; No space left on device [Op:Write]",
-        ),
+        ("tensorflow", "TensorFlow: run/events; No space left on device [Op:Write]"),
         (
             "memory",
             "not enough memory (Unable to allocate 4. TiB). Use smaller batches or "
@@ -146,8 +143,10 @@ def test_a_reader_that_has_seen_enough_is_no_problem(program):
     assert (done.stdout, done.stderr) == ("a line\n", "")
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize(("kind", "code"), [("work", 0), ("problem", 2)])
+@pytest.mark.parametrize(
+    ("kind", "code", "closed"),
+    [("work", 0, ">&-"), ("problem", 2, "2>&-"), ("work", 0, "<&- >&- 2>&-")],
+)
 def test_a_closed_stream_is_no_problem(program, kind, code, closed):
     command = f"{sys.executable} {program} {kind} {closed}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
@@ -174,8 +173,14 @@ def start(program, what):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("what", ["wait", "gracefully", "at the end"])
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [
+        ("wait", signal.SIGINT),
+        ("gracefully", signal.SIGTERM),
+        ("at the end", signal.SIGINT),
+    ],
+)
 def test_signals_have_their_exit_code(program, what, number):
     process = start(program, what)
     process.send_signal(number)

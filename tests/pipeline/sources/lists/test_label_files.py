@@ -36,11 +36,7 @@ def read(tmp_path, body, name="labels.txt"):
         ("l.csv", 'index,name\n1,"rose, red"\n0,daisy\n2,tulip\n', 0),
         ("l.csv", "Name;ID\ndaisy;1\nrose, red;2\ntulip;3\n", 1),
         ("l.csv", '0,daisy\n1,"rose, red"\n2,tulip\n', 0),
-        (
-            "l.tsv",
-            "id\tclass\n0\tdaisy\n1\trose, red\n2\ttulip",
-            0,
-        ),
+        ("l.tsv", "id\tclass\n0\tdaisy\n1\trose, red\n2\ttulip", 0),
     ],
     ids=lambda value: None,
 )

@@ -121,12 +121,7 @@ class TestSplits:
     @pytest.mark.parametrize(
         ("title", "values", "expected", "yes"),
         [
-            (
-                "is_valid",
-                ("False", "True", "False", "False"),
-                "t va t t",
-                "validation",
-            ),
+            ("is_valid", ("False", "True", "False", "False"), "t va t t", "validation"),
             ("IS_TEST", "0100", "t te t t", "test"),
             ("is_training_image", "1101", "t t te t", "train"),
             ("Set", ("train", "TEST", "valid", ""), "t te va -", ""),
