@@ -3,7 +3,6 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
