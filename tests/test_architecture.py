@@ -158,7 +158,7 @@ def test_opencv_decodes_in_one_place():
     # The second one only draws.
     assert users_of("cv2") == {
         "pipeline/images/opencv.py",
-        "pipeline/download/flower_canvas.py",
+        "pipeline/download/flower_drawing.py",
     }
 
 
