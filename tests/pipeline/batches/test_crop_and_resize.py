@@ -76,14 +76,13 @@ def test_each_window_of_a_padded_image_shows_a_part_of_it(size, short_side):
         assert np.abs(2 * whole[:2] + whole[2:] - size).max() <= 1
 
 
-@pytest.mark.parametrize("is_png", ["python", "tensor"])
-@pytest.mark.parametrize("size", [(3, 20), (20, 3), (7, 8), (1, 1)], ids=str)
-def test_a_window_is_filled_beyond_the_image(apply, size, is_png):
+@pytest.mark.parametrize("size", [(3, 20), (1, 1)], ids=str)
+def test_a_window_is_filled_beyond_the_image(apply, size):
     pixels = gradient(*size)
     for window in ((-2, -3, 25, 30), (0, 0, 4, 22), (-5, 0, 6, 1)):
         found = apply(
             lambda encoded, window, flag: crop_and_resize.decode_window(
-                encoded, flag if is_png == "tensor" else True, window, (9, 8, 7)
+                encoded, flag, window, (9, 8, 7)
             ),
             encode(pixels, ".png"),
             np.array(window, np.int32),
@@ -135,7 +134,7 @@ def test_random_windows_lie_inside_odd_images(size):
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-@pytest.mark.parametrize("size", [(40, 64), (64, 40), (50, 50), (1, 1)], ids=str)
+@pytest.mark.parametrize("size", [(40, 64), (1, 1)], ids=str)
 @pytest.mark.parametrize("is_png", ["python", "tensor"])
 def test_a_decoded_window_equals_that_part_of_the_whole_image(
     apply, extension, size, is_png
@@ -187,7 +186,7 @@ def bilinear(image, size_px):
 
 
 @pytest.mark.parametrize("halve", [False, True])
-@pytest.mark.parametrize("side", [1, 5, 14, 20, 27])
+@pytest.mark.parametrize("side", [1, 14, 27])
 def test_resizing_below_a_factor_of_two_is_bilinear(apply, side, halve):
     image = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
     found = apply(lambda x: crop_and_resize.resize(x, 14, halving=halve), image)
@@ -195,7 +194,7 @@ def test_resizing_below_a_factor_of_two_is_bilinear(apply, side, halve):
     assert np.abs(found - bilinear(image, 14)).max() <= 0.51
 
 
-@pytest.mark.parametrize(("side", "halvings"), [(28, 1), (55, 1), (56, 2), (127, 3)])
+@pytest.mark.parametrize(("side", "halvings"), [(55, 1), (56, 2), (127, 3)])
 def test_large_windows_are_halved_first(apply, side, halvings):
     image = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
     expected = image.astype(float)

@@ -231,8 +231,8 @@ class TestAugmented:
 
     @pytest.mark.parametrize(
         "settings",
-        [{}, {"crop_area": "0.08,1"}, {"cutout": 0.3}, EVERYTHING],
-        ids=["none", "crop_area", "cutout", "everything"],
+        [{"crop_area": "0.08,1"}, EVERYTHING],
+        ids=["crop_area", "everything"],
     )
     def test_an_epoch_is_a_function_of_seed_and_number(self, found, settings):
         one, same = (self.epoch(found, **settings) for _ in range(2))
@@ -267,7 +267,7 @@ class TestAugmented:
             kinds[rows[number].format] += 1
         assert min(kinds["png"], kinds["jpeg"]) > 2
 
-    @pytest.mark.parametrize("batch_size", [1, 7, 48])
+    @pytest.mark.parametrize("batch_size", [1, 7])
     def test_mixed_batches_are_as_announced(self, found, batch_size):
         training = self.training(found, batch_size=batch_size, **MIXES)
         shares = tf.TensorSpec([None, 3], tf.float32)
@@ -303,21 +303,18 @@ class TestAugmented:
         found = dataclasses.replace(found, rows=rows)
         spec = dataclasses.replace(SPEC, resize=resize, mean=(90.0, 90.0, 90.0))
         settings = {"crop_area": "0.08,1", **CHANGES, "spec": spec}
-        for number in range(3):
-            values = self.epoch(found, number, **settings)
-            assert len(values["row"]) == len(rows)
-            channels = values["image"].astype(int)
-            assert np.abs(channels - channels[..., :1]).max() <= 1
+        values = self.epoch(found, **settings)
+        assert len(values["row"]) == len(rows)
+        channels = values["image"].astype(int)
+        assert np.abs(channels - channels[..., :1]).max() <= 1
         mixed = self.epoch(found, **settings, **MIXES)
         assert mixed["label"].shape == (12, 2)
 
-    def test_deterministic_ops_change_nothing(self, found):
+    def test_neither_deterministic_ops_nor_the_number_of_threads_change_anything(
+        self, found, monkeypatch
+    ):
         before = self.epoch(found, **EVERYTHING)
         tf.config.experimental.enable_op_determinism()
-        assert are_equal(before, self.epoch(found, **EVERYTHING))
-
-    def test_the_number_of_threads_changes_nothing(self, found, monkeypatch):
-        before = self.epoch(found, **EVERYTHING)
         cpus = set(list(os.sched_getaffinity(0))[:1])
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
         assert are_equal(before, self.epoch(found, **EVERYTHING))

@@ -163,17 +163,8 @@ def test_a_class_that_one_given_split_lacks_is_an_error(scenes, tmp_path):
 
 
 def test_class_names_that_are_nearly_the_same_are_warned_of():
-    names = (
-        "Ants",
-        "ants",
-        "ant",
-        "caf\u00e9",
-        "cafe\u0301",
-        "a_b",
-        "a-b",
-        "a b",
-        "A+",
-    )
+    names = ("Ants", "ants", "ant", "caf\u00e9", "cafe\u0301")
+    names += ("a_b", "a-b", "a b", "A+")
     (finding,) = photo_findings.find_similar_names(names)
     assert finding.severity == "warning"
     twins = finding.meaning.partition("? ")[2].split("; ")

@@ -149,7 +149,7 @@ def test_without_a_limit_large_photos_are_copied():
     assert encode(data, resize_min=0).encoded == data
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 @pytest.mark.parametrize("resize_min", [512, 16], ids=["full", "reduced"])
 def test_a_jpeg_that_is_cut_off_is_refused(share, resize_min):
     data = jpeg(photo(300, 400))
@@ -189,7 +189,7 @@ def test_bombs_are_refused_before_decoding():
     assert raised.value.kind is Code.TOO_MANY_PIXELS
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_tensorflow_and_opencv_decode_copied_files_alike(seed):
     """Damaged at random, a file is refused, or encoded again, or decodes the same."""
     random = np.random.default_rng(seed)

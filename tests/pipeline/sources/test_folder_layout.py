@@ -10,17 +10,12 @@ from pipeline.system.errors import DataError
 # and a part of what is said of it, which is nothing if that is "".
 READ = {
     "class folders": ("daisy: daisy, rose: rose", ""),
-    "digits": ("0: 0, 1: 1", ""),
     "years in classes": (
         "daisy/2019: daisy, daisy/2020: daisy, rose/2019: rose",
         "folders below the classes only group photos, such as daisy/2019",
     ),
     "months in classes": (
         "daisy/2019-05: daisy, daisy/2019-06: daisy, rose/2019-05: rose",
-        "only group photos",
-    ),
-    "one folder in each class": (
-        "daisy/images: daisy, rose/images: rose",
         "only group photos",
     ),
     "doubled classes": ("cats/cats: cats, dogs/dogs: dogs", "only group"),
@@ -62,10 +57,6 @@ READ = {
         "train/a: train a, train/b: train b, test/images:",
         "left out: 1 files in test without a class",
     ),
-    "unlabelled test in ZIP": (
-        "train/train/a: train a, train/train/b: train b, test/test:",
-        "left out: 1 files in test without a class",
-    ),
     "Tiny ImageNet": (
         "train/n1/images: train n1, train/n2/images: train n2, val/images:",
         "left out: 1 files in val without a class",
@@ -85,13 +76,9 @@ REFUSED = {
     "training_set/training_set/b: train b, test_set/test_set/a: test a",
     "intel": "seg_train/seg_train/a: train a, seg_train/seg_train/b: train b, "
     "seg_test/seg_test/a: test a, seg_pred/seg_pred:",
-    "in ZIP": "data/train_set/a: train a, data/train_set/b: train b, "
-    "data/test_set/a: test a",
     "spaces": "Train set/a: train a, Train set/b: train b, Test set/a: test a",
-    "one word": "trainset/a: train a, trainset/b: train b, testset/a: test a",
     "COCO": "train2017/a: train a, train2017/b: train b, val2017:",
     "FER": "Training/a: train a, Training/b: train b, PublicTest/a: test a",
-    "dev": "train/a: train a, train/b: train b, dev/a: validation a",
     "dev eval": "train/a: train a, train/b: train b, dev/a: validation a, "
     "eval/a: test a",
     "hold-out": "train/a: train a, train/b: train b, hold-out/a: test a",
@@ -110,13 +97,11 @@ REFUSED = {
     "masks": "a/images: a, a/masks:, b/images: b, b/masks:",
     "masks beside": "images/a: a, images/b: b, masks/a:, masks/b:",
     "years": "2023/a: a, 2023/b: b, 2024/a: a",
-    "years in ZIP": "photos/2023/a: a, photos/2023/b: b, photos/2024/a: a",
     "cases": "2023/A: A, 2023/B: B, 2024/a: a, 2024/b: b",
     "folds": "fold1/a: a, fold1/b: b, fold2/a: a, fold2/b: b",
     "splits in folds": "fold_0/train/a: train a, fold_0/train/b: train b, "
     "fold_0/val/a: validation a, fold_1/train/a:, fold_1/val/b:",
     "sites": "north/a: a, north/b: b, south/a: a, south/b: b",
-    "sites of one folder": "amazon/images/a: a, amazon/images/b: b, dslr/images/a: a",
     "sites in splits": "train/north/a: train a, train/north/b: train b, "
     "train/south/a: train a, test/north/a: test a, test/south/a: test a",
     "splits in classes": "a/train: train a, a/test: test a, b/train: train b, "
