@@ -13,6 +13,7 @@ os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 # Test servers run here; a proxy that this machine may use cannot reach them.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
+import hypothesis
 import pytest
 
 from model.networks import registry
@@ -20,6 +21,9 @@ from model.training import settings, train_run
 from model.weights import naming_conventions
 from pipeline.records import manifest
 from tests.support import conversions, drawn_photos, http_server, networks
+
+hypothesis.settings.register_profile("busy", deadline=None)  # as a machine may be
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.images import opencv, perceptual_hash
@@ -71,7 +71,6 @@ def similar_hashes(random, count, share):
 
 
 class TestClosePairs:
-    @settings(deadline=None)  # a machine may be busy
     @given(
         st.lists(HASHES, min_size=1, max_size=8),
         st.lists(
