@@ -52,8 +52,8 @@ def test_the_size_of_a_jpeg_is_read(size):
 def test_megabytes_of_fill_bytes_are_skipped_at_once():
     data = pillow("JPEG")
     filled = data[:2] + bytes([0xFF]) * (20 << 20) + data[2:]
-    start = time.monotonic()
+    start = time.process_time()
     header = file_headers.JpegHeader.read(filled)
     assert (header.width, header.height) == (20, 16)
     assert file_headers.JpegHeader.read(filled[: 20 << 20]) is None
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
