@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from model.training import settings
-from pipeline.system import config_flags
+from pipeline.system import command_line, config_flags
 from pipeline.system.config_flags import Setting
 from pipeline.system.errors import DataError, UsageError
 
@@ -47,6 +47,15 @@ def combinations(typed: Mapping[str, Any]) -> tuple[settings.Config, ...]:
     name = typed.get("recipe", "")
     values = dict(read(find(name), settings.SETTINGS).values) if name else {}
     values |= typed
+    if "ckpt" not in values and not typed.get("resume"):
+        if values.get("arch"):
+            raise UsageError(
+                f"--arch={values['arch']}: expected --ckpt with it: weights of that "
+                "network, or none for a random start"
+            )
+        command_line.note(
+            f"no --ckpt: takes {settings.DEFAULT_WEIGHTS}; AlexNet: --ckpt=alexnet"
+        )
     networks = tuple(_networks(values.get("ckpt", "")))
     axes = {"ckpt": networks} if len(networks) > 1 else {}
     axes |= {n: v for n, v in values.items() if isinstance(v, tuple)}

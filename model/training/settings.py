@@ -22,6 +22,9 @@ _several = functools.partial(config_flags.setting, group="Several runs")
 _snapshots = functools.partial(config_flags.setting, group="Snapshots")
 _action = functools.partial(config_flags.setting, group="What to do", basic=True)
 
+# Of the weights that come from the package index, the best for flowers in five folds.
+DEFAULT_WEIGHTS = "efficientnet_lite0"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Action:
@@ -55,7 +58,7 @@ class Config:
     """Settings of a training."""
 
     ckpt: str = _weights(
-        "alexnet",
+        DEFAULT_WEIGHTS,
         f"Weights to start from: {weight_settings.NAME_OF_WEIGHTS}, the path of a "
         "file, none for a random start, or A,B to compare A and B.",
         basic=True,

@@ -105,7 +105,7 @@ def test_networks_resizings_and_sizes_are_combined_once_each():
         *(("vgg16", "pad", 0), ("vgg16", "crop", 0)),
         *(("alexnet", "pad", 0), ("alexnet", "crop", 0)),
     ]
-    assert combined(image_size=(64, 64)) == [("alexnet", "auto", 64)]
+    assert combined(ckpt="vgg16", image_size=(64, 64)) == [("vgg16", "auto", 64)]
 
 
 def test_a_recipe_may_list_what_is_combined(tmp_path):
@@ -151,3 +151,14 @@ def test_other_commands_take_one_value():
     assert settings["image_size"].parse("image_size", "64,96") == (64, 96)
     with pytest.raises(UsageError, match="--image_size=x: expected a whole number"):
         settings["image_size"].parse("image_size", "64,x")
+
+
+def test_weights_by_default(capsys):
+    assert recipe.combinations({})[0].ckpt == "efficientnet_lite0"
+    assert "efficientnet_lite0; AlexNet: --ckpt=alexnet" in capsys.readouterr().err
+    assert recipe.combinations({"ckpt": "alexnet"})[0].ckpt == "alexnet"
+    recipe.combinations({"recipe": "bees"})
+    recipe.combinations({"resume": "runs/latest"})
+    assert not capsys.readouterr().err
+    with pytest.raises(UsageError, match="expected --ckpt with it"):
+        recipe.combinations({"arch": "alexnet"})
