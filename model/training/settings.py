@@ -90,7 +90,8 @@ class Config:
     pooling: str = _head(
         "auto",
         "What the head sees of a convolutional layer: average = mean of each channel; "
-        "statistics = also its deviation; none = the whole map; auto = average.",
+        "statistics = also its deviation; none = the whole map; auto = statistics if the "
+        "head is solved, else average.",
         choices=("auto", "none", "average", "statistics"),
     )
     hidden: int = _head(
@@ -270,6 +271,13 @@ class Config:
                 value = getattr(self.learning, field.name)
                 given += [field.name] * (value != field.default)
         return [f"--{name}" for name in given]
+
+    @property
+    def allows_solver(self) -> bool:
+        """Whether a linear head on cached features may be solved."""
+        is_new_head = self.ckpt != "none" and not (self.train_from or self.train)
+        is_open = self.learning.optimizer in ("auto", optimization.SOLVER)
+        return is_new_head and is_open and self.num_views > 0 and not self.step_flags()
 
     def with_optimizer(self, optimizer: str) -> "Config":
         """Return the settings with another optimizer."""

@@ -136,7 +136,10 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
     requested = config.pooling
     if previous and config.keep_head and requested == "auto":
         requested = previous.pooling
-    pooling = head.choose_pooling(network, spec, features, requested)
+    is_solved = any(stage.allows_solver for stage in config.in_stages())
+    pooling = head.choose_pooling(
+        network, spec, features, requested, is_solved=is_solved
+    )
     if weights and restored and config.keep_head:
         class_names = records.class_names
         _check_position_and_classes(weights.path, previous, features, class_names)

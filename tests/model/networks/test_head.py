@@ -25,6 +25,14 @@ def test_pooling_suits_the_layers(features, requested, pooling, num_features):
 
 
 @pytest.mark.parametrize(
+    ("features", "pooling"), [(SEVERAL, "statistics"), (("fc6",), "none")]
+)
+def test_a_solved_head_sees_deviations_of_maps(features, pooling):
+    chosen = head.choose_pooling(NETWORK, SPEC, features, "auto", is_solved=True)
+    assert chosen == pooling
+
+
+@pytest.mark.parametrize(
     ("features", "requested", "message"),
     [
         (("fc6",), "average", "--pooling=average: fc6 of alexnet_owt is not a"),

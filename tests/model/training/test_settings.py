@@ -36,12 +36,12 @@ def test_a_recipe_that_ships_can_be_trained(parse, path):
     assert len(set(names)) == len(names)
     assert config.ckpt in (*named_weights.NAMES, "none")
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
-    network = registry.by_name(config.arch or by_weights[config.ckpt])
-    last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}
+    network = registry.by_name(config.arch or by_weights.get(config.ckpt, config.ckpt))
+    last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}.get(network.name, "pool")
     start = starting_point.StartingPoint(
         network=network,
         spec=config.overrides.apply(network.input_spec),
-        features=(config.features or last[network.name],),
+        features=(config.features or last,),
         pooling="average",
         train_from=head.FINAL_LAYER,
         restored=None,
@@ -209,3 +209,21 @@ def test_resume_takes_no_other_flags():
 def test_an_empty_value_does_not_start_another_training(name):
     with pytest.raises(UsageError, match=f"--{name}=: the value is missing"):
         settings.run_to_resume({name: ""})
+
+
+@pytest.mark.parametrize(
+    ("given", "allows"),
+    [
+        ({}, True),
+        ({"ckpt": "none"}, False),
+        ({"epochs": 3}, False),
+        ({"views": 0}, False),
+        ({"train_from": "conv5"}, False),
+        ({"train": "conv5"}, False),
+    ],
+)
+def test_only_a_new_head_on_cached_features_is_solved(given, allows):
+    assert settings.Config(**given).allows_solver == allows
+    solved = settings.Config(ckpt="alexnet").with_optimizer("lbfgs")
+    assert solved.allows_solver
+    assert not solved.with_optimizer("adam").allows_solver
