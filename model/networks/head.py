@@ -67,6 +67,7 @@ def choose_pooling(
         features: layers that the head sits on.
         requested: one of POOLINGS; "auto" is "statistics" for feature maps if the head
             is solved, else "average".
+        is_solved: whether the head is solved, instead of trained by steps.
     """
     is_several, names = len(features) > 1, ",".join(features)
     for name in features:
