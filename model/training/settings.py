@@ -90,8 +90,8 @@ class Config:
     pooling: str = _head(
         "auto",
         "What the head sees of a convolutional layer: average = mean of each channel; "
-        "statistics = also its deviation; none = the whole map; auto = statistics for a "
-        "solved head, else average.",
+        "statistics = also its deviation; none = the whole map; auto = "
+        "statistics for a solved head, else average.",
         choices=("auto", "none", "average", "statistics"),
     )
     hidden: int = _head(
