@@ -87,11 +87,9 @@ def receive(
 
     def answer() -> tuple[sandbox.Header, memoryview]:
         header, numbers = next_answer()
-        if "error" not in header:
-            return header, numbers
-        unsafe = header["unsafe"]
-        kind = errors.UnsafeCheckpoint if unsafe else errors.CorruptCheckpoint
-        raise kind(f"{where}: {header['error']}")
+        if "error" in header:
+            raise errors.CorruptCheckpoint(f"{where}: {header['error']}")
+        return header, numbers
 
     listing, _ = answer()
     arrays = {}

@@ -106,22 +106,29 @@ def dataset(**options):
 
 
 ZEROS = np.zeros(20_000_000, np.float32)
-UNSAFE = {
-    "external link": items({"a": h5py.ExternalLink("/etc/passwd", "/")}),
-    "soft link": items({"a": h5py.SoftLink("/b"), "b": np.ones(3)}),
-    "virtual": virtual,
-    "external": dataset(shape=3, dtype=np.uint8, external=[("/etc/passwd", 0, 3)]),
-}
 CORRUPT = {
+    "external link": (
+        items({"a": h5py.ExternalLink("/etc/passwd", "/")}),
+        "a is a link to elsewhere",
+    ),
+    "soft link": (
+        items({"a": h5py.SoftLink("/b"), "b": np.ones(3)}),
+        "a is a link to elsewhere",
+    ),
+    "virtual": (virtual, "a takes its numbers from other files"),
+    "external": (
+        dataset(shape=3, dtype=np.uint8, external=[("/etc/passwd", 0, 3)]),
+        "a takes its numbers from other files",
+    ),
     "cycle": (cycle, "a/b is in the file under two names"),
     "two names": (two_names, "b is in the file under two names"),
     "deep": (
-        items({"/".join("a" * 40): np.ones(3)}),
-        "groups nested more than 32 levels deep",
+        items({"/".join("a" * 600): np.ones(3)}),
+        "damaged HDF5 file",
     ),
     "fill value": (
         dataset(shape=ZEROS.shape, dtype="f4", compression="gzip", fillvalue=0),
-        "a, of shape (20000000,), is more than a file of this size can hold",
+        "the numbers of a are not in the file",
     ),
     "sum": (
         lambda file: [
@@ -149,16 +156,8 @@ CORRUPT = {
 
 
 class TestHostile:
-    @cases.table("make", UNSAFE)
-    def test_data_of_other_files_are_not_read(self, path, make):
-        with h5py.File(path, "w") as file:
-            make(file)
-        message = r"w\.h5: a (is a link|takes)"
-        with pytest.raises(errors.UnsafeCheckpoint, match=message):
-            isolated_h5.read(path)
-
     @cases.table(("make", "message"), CORRUPT)
-    def test_a_file_that_claims_too_much_is_refused(self, path, make, message):
+    def test_data_elsewhere_and_false_claims_are_refused(self, path, make, message):
         with h5py.File(path, "w") as file:
             make(file)
         with pytest.raises(errors.CorruptCheckpoint) as caught:
