@@ -1,6 +1,6 @@
 """List the names of layers in the files of torchvision, timm and other PyTorch code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from model.networks.pytorch_models import (
     convnext,
@@ -9,17 +9,25 @@ from model.networks.pytorch_models import (
     resnet,
 )
 
-_Names = dict[str, str]
+_Names = dict[str, str]  # {layer: its name in the file}
+
+
+def _pairs(ours: str, theirs: str, *, layer: str = "", name: str = "") -> _Names:
+    """Pair the names in two texts, which `layer` and `name` begin."""
+    pairs = zip(ours.split(), theirs.split(), strict=True)
+    return {layer + part: name + other for part, other in pairs}
+
+
+def _places(repeats: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (number of a block, its stage, its number in the stage), all from 0 on."""
+    places = [(stage, i) for stage, count in enumerate(repeats) for i in range(count)]
+    return ((number, *place) for number, place in enumerate(places))
 
 
 def _inverted_residuals(
-    stages: Sequence[tuple[int, ...]],
-    ends: str,
-    block: str,
-    parts: str,
-    parts_of_first: str,
+    stages: Sequence[tuple[int, ...]], ends: str, block: str, parts: str, first: str
 ) -> _Names:
-    """Return {layer: its name in the file}.
+    """Pair the names of a network with those in a file.
 
     Args:
         stages: table of the network in inverted_residuals.
@@ -28,49 +36,39 @@ def _inverted_residuals(
         block: beginning of the names in a block, with its number {block}, from 1 on
             {after}; {stage}, from 1 on {next}; and its number in the stage, {index}.
         parts: names of a block's layers, in order.
-        parts_of_first: the same for the first block, which does not widen.
+        first: the same for the first block, which does not widen.
     """
-    expand, rest = ["expand_conv", "expand_bn"], ["project_conv", "project_bn"]
-    depthwise = ["depthwise_conv", "depthwise_bn"]
-    if len(parts.split()) == 8:
-        depthwise += ["squeeze", "excite"]
-    stem_conv, stem_bn, head_conv, head_bn, final = ends.split()
-    names = {"stem_conv": stem_conv, "stem_bn": stem_bn}
-    number = 0
-    for stage, (repeats, _, _, expansion, _) in enumerate(stages):
-        for index in range(repeats):
-            ours = [*(expand if expansion > 1 else []), *depthwise, *rest]
-            theirs = (parts if expansion > 1 else parts_of_first).split()
-            prefix = block.format(
-                block=number,
-                after=number + 1,
-                stage=stage,
-                next=stage + 1,
-                index=index,
-            )
-            for layer, name in zip(ours, theirs, strict=True):
-                names[f"block_{number}_{layer}"] = prefix + name
-            number += 1
-    return {**names, "head_conv": head_conv, "head_bn": head_bn, "fc": final}
+    squeezing = "squeeze excite " * (len(parts.split()) == 8)
+    narrow = f"depthwise_conv depthwise_bn {squeezing}project_conv project_bn"
+    names = _pairs("stem_conv stem_bn head_conv head_bn fc", ends)
+    for number, stage, index in _places([repeats for repeats, *_ in stages]):
+        numbers = {"block": number, "after": number + 1, "index": index}
+        name = block.format(stage=stage, next=stage + 1, **numbers)
+        ours = f"expand_conv expand_bn {narrow}" if number else narrow
+        theirs = parts if number else first
+        names |= _pairs(ours, theirs, layer=f"block_{number}_", name=name)
+    return names
 
 
 def _resnet(blocks: Sequence[int], convolutions: int) -> _Names:
-    """Return {layer: its name in torchvision and timm}."""
-    names = {"stem_conv": "conv1", "stem_bn": "bn1", "fc": "fc"}
-    for stage, repeats in enumerate(blocks, start=1):
-        for index in range(repeats):
-            ours, theirs = f"stage{stage}_block{index}", f"layer{stage}.{index}"
-            for number in range(1, convolutions + 1):
-                names[f"{ours}_{number}_conv"] = f"{theirs}.conv{number}"
-                names[f"{ours}_{number}_bn"] = f"{theirs}.bn{number}"
-            if index == 0 and (stage > 1 or convolutions == 3):
-                names[f"{ours}_shortcut_conv"] = f"{theirs}.downsample.0"
-                names[f"{ours}_shortcut_bn"] = f"{theirs}.downsample.1"
+    names = _pairs("stem_conv stem_bn fc", "conv1 bn1 fc")
+    numbers = range(1, convolutions + 1)
+    ours = " ".join(f"{number}_conv {number}_bn" for number in numbers)
+    theirs = " ".join(f"conv{number} bn{number}" for number in numbers)
+    for _, stage, index in _places(blocks):
+        start = {
+            "layer": f"stage{stage + 1}_block{index}_",
+            "name": f"layer{stage + 1}.{index}.",
+        }
+        names |= _pairs(ours, theirs, **start)
+        if index == 0 and (stage or convolutions == 3):
+            shortcut = "shortcut_conv shortcut_bn"
+            names |= _pairs(shortcut, "downsample.0 downsample.1", **start)
     return names
 
 
 def _convnext(ends: str, downsample: str, block: str, parts: str) -> _Names:
-    """Return {layer: its name in the file}.
+    """Pair the names of the network with those in a file.
 
     Args:
         ends: names of the stem's convolution and normalisation, of the normalisation
@@ -79,47 +77,28 @@ def _convnext(ends: str, downsample: str, block: str, parts: str) -> _Names:
         block: beginning of the names in a block, with {stage} or {next}, and {index}.
         parts: names of a block's layers, in order.
     """
-    ours = ("stem_conv", "stem_norm", "pool_norm", "fc")
-    names = dict(zip(ours, ends.split(), strict=True))
-    for stage, repeats in enumerate(convnext.BLOCKS):
+    names = _pairs("stem_conv stem_norm pool_norm fc", ends)
+    for _, stage, index in _places(convnext.BLOCKS):
         places = {"stage": stage, "twice": 2 * stage, "next": 2 * stage + 1}
-        if stage:
-            prefix = downsample.format(**places)
-            names[f"stage{stage}_downsample_norm"] = f"{prefix}.0"
-            names[f"stage{stage}_downsample_conv"] = f"{prefix}.1"
-        for index in range(repeats):
-            prefix = block.format(index=index, **places)
-            for layer, name in zip(
-                ("conv", "norm", "mlp1", "mlp2", "scale"), parts.split(), strict=True
-            ):
-                names[f"stage{stage}_block{index}_{layer}"] = f"{prefix}.{name}"
+        layer, name = f"stage{stage}_block{index}_", block.format(index=index, **places)
+        names |= _pairs("conv norm mlp1 mlp2 scale", parts, layer=layer, name=name)
+        if stage and index == 0:
+            layer, name = f"stage{stage}_downsample_", downsample.format(**places)
+            names |= _pairs("norm conv", "0 1", layer=layer, name=name)
     return names
 
 
-def _dinov2() -> _Names:
-    """Return {layer: its name in Meta's files and timm's}."""
-    parts = {
-        "norm1": "norm1",
-        "qkv": "attn.qkv",
-        "projection": "attn.proj",
-        "scale1": "ls1.gamma",
-        "norm2": "norm2",
-        "mlp1": "mlp.fc1",
-        "mlp2": "mlp.fc2",
-        "scale2": "ls2.gamma",
-    }
-    return {
-        "patches": "patch_embed.proj",
-        "class_token": "cls_token",
-        dinov2.POSITIONS: "pos_embed",
-        **{
-            f"block{number}_{ours}": f"blocks.{number}.{theirs}"
-            for number in range(dinov2.NUM_BLOCKS)
-            for ours, theirs in parts.items()
-        },
-        "norm": "norm",
-    }
-
+_DINOV2 = {
+    **_pairs("patches class_token norm", "patch_embed.proj cls_token norm"),
+    dinov2.POSITIONS: "pos_embed",
+}
+for _number in range(dinov2.NUM_BLOCKS):
+    _DINOV2 |= _pairs(
+        "norm1 qkv projection scale1 norm2 mlp1 mlp2 scale2",
+        "norm1 attn.qkv attn.proj ls1.gamma norm2 mlp.fc1 mlp.fc2 ls2.gamma",
+        layer=f"block{_number}_",
+        name=f"blocks.{_number}.",
+    )
 
 # {(tool, network): {layer: its name in the file}}.
 NAMES: Mapping[tuple[str, str], _Names] = {
@@ -164,18 +143,18 @@ NAMES: Mapping[tuple[str, str], _Names] = {
     ),
     ("torchvision", "convnext_tiny_torch"): _convnext(
         "features.0.0 features.0.1 classifier.0 classifier.2",
-        "features.{twice}",
-        "features.{next}.{index}",
+        "features.{twice}.",
+        "features.{next}.{index}.",
         "block.0 block.2 block.3 block.5 layer_scale",
     ),
     ("timm", "convnext_tiny_torch"): _convnext(
         "stem.0 stem.1 head.norm head.fc",
-        "stages.{stage}.downsample",
-        "stages.{stage}.blocks.{index}",
+        "stages.{stage}.downsample.",
+        "stages.{stage}.blocks.{index}.",
         "conv_dw norm mlp.fc1 mlp.fc2 gamma",
     ),
-    ("Meta's DINOv2", "dinov2_small"): _dinov2(),
-    ("Meta's DINOv2", "dinov2_base"): _dinov2(),
+    ("Meta's DINOv2", "dinov2_small"): _DINOV2,
+    ("Meta's DINOv2", "dinov2_base"): _DINOV2,
 }
 # Files with Graft's names of their layers are Graft's, and state the network.
 NETWORKS = frozenset(network for _, network in NAMES)
