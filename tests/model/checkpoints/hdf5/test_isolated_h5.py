@@ -122,10 +122,6 @@ CORRUPT = {
     ),
     "cycle": (cycle, "a/b is in the file under two names"),
     "two names": (two_names, "b is in the file under two names"),
-    "deep": (
-        items({"/".join("a" * 600): np.ones(3)}),
-        "damaged HDF5 file",
-    ),
     "fill value": (
         dataset(shape=ZEROS.shape, dtype="f4", compression="gzip", fillvalue=0),
         "the numbers of a are not in the file",
