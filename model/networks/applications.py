@@ -75,14 +75,9 @@ _FAMILIES = (
 
 
 def family_of(layer_names: Iterable[str]) -> Family | None:
-    """Recognise a network of keras.applications by the names of its layers.
+    """Recognise a network of keras.applications by the names of its layers, or None.
 
-    Args:
-        layer_names: layers of a file or configuration, in any order, those of models
-            inside other models too; layers of the user's own may be among them.
-
-    Returns:
-        The family, which states the preprocessing; None for other networks.
+    Among them may be those of models inside other models, and layers of the user's own.
     """
     text = "\n".join(layer_names)
     for family in _FAMILIES:

@@ -61,13 +61,8 @@ def choose_pooling(
     flowers, one on means for 86.5 %; of two trained by steps at 416 pixels, the first
     was right for 89.5 %, the second for 88.6 %.
 
-    Args:
-        network: network below the head.
-        spec: size and normalisation of the network's input.
-        features: layers that the head sits on.
-        requested: one of POOLINGS; "auto" is "statistics" for feature maps if the head
-            is solved, else "average".
-        is_solved: whether the head is solved, instead of trained by steps.
+    `requested` is one of POOLINGS; "auto" is "statistics" for feature maps if the head is
+    solved instead of trained by steps, else "average".
     """
     is_several, names = len(features) > 1, ",".join(features)
     for name in features:
@@ -115,10 +110,7 @@ def describe(features: Sequence[str], pooling: str, scaling: str = "none") -> st
 
 
 def num_features(
-    network: Network,
-    spec: InputSpec,
-    features: Sequence[str],
-    pooling: str,
+    network: Network, spec: InputSpec, features: Sequence[str], pooling: str
 ) -> int:
     """Return how many numbers a head with this pooling sees of a photo."""
     shapes = [network.output_shape(spec, name)[1:] for name in features]
@@ -135,15 +127,9 @@ def numbers_per_channel(pooling: str) -> int:
 def pool_features(
     outputs: Mapping[str, Any], features: Sequence[str], pooling: str
 ) -> Any:
-    """Build the layers that lead to the numbers a head sees.
+    """Build the layers that lead to the numbers a head sees, float32 [batch, numbers].
 
-    Args:
-        outputs: {step: its output}, Keras tensors.
-        features: layers that the head sits on.
-        pooling: result of `choose_pooling`.
-
-    Returns:
-        float32 [batch, num_features], a Keras tensor.
+    `outputs` is {position: Keras tensor}, `pooling` a result of `choose_pooling`.
     """
     kinds = keras.layers
     if pooling == "none":
@@ -206,11 +192,8 @@ def make_layers(
 ) -> list[Any]:
     """Make the head's own layers: dense, dropout, and the new final layer.
 
-    Args:
-        num_classes: number of classes of the final layer.
-        hidden: number of units of a ReLU layer before it; 0 for no such layer.
-        dropout: share of the final layer's inputs that is dropped in training, 0..1.
-        seed: seed of the new layers' initial kernels and of dropout.
+    `hidden` is the number of units of a ReLU layer before that, 0 for none; `dropout`
+    the share of the final layer's inputs that is dropped in training, 0..1.
     """
     dense = functools.partial(keras.layers.Dense, dtype="float32")
     drop = functools.partial(keras.layers.Dropout, seed=seed, dtype="float32")

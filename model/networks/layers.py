@@ -55,7 +55,7 @@ def conv_norm(
         filters: number of filters; None to convolve each channel by itself.
         size: height and width of the kernel, in pixels.
         stride: pixels between the places of the kernel.
-        name: beginning of the names of all layers.
+        name: beginning of the names of both layers.
         like_torch: whether the numbers are PyTorch's: size // 2 zeros at each edge and
             an epsilon of 1e-5; else TensorFlow's: where the stride is 2, at most as
             many zeros before as after, and 1e-3.
@@ -78,14 +78,8 @@ def conv_norm(
 def look_up(x: Any, num_rows: int, *, name: str, initializer: Any = "zeros") -> Any:
     """Return a table of weights, the same for each image: an Embedding's rows in order.
 
-    Args:
-        x: Keras tensor [batch, tokens, channels], or [batch, height, width, channels].
-        num_rows: number of the table's rows; 1 for a feature map.
-        name: name of the layer that holds the table.
-        initializer: Keras initializer of the table.
-
-    Returns:
-        Keras tensor [batch, num_rows, channels], or [batch, 1, 1, channels].
+    It is [batch, num_rows, channels] where `x` is [batch, tokens, channels]; [batch, 1,
+    1, channels] for a feature map, which has one row.
     """
     places = x[:, :num_rows, 0] if len(x.shape) == 3 else x[:, :1, :1, 0]
     numbers = keras.ops.zeros_like(places, dtype="int32")

@@ -1,38 +1,25 @@
 """List the networks that Graft knows, by name."""
 
 import difflib
-from collections.abc import Callable
 from typing import Any
 
 from model.checkpoints import errors
 from model.networks import alexnet, applications, caffenet, cifar, vgg16
 from model.networks.architecture import Network
-from model.networks.pytorch_models import (
-    convnext,
-    dinov2,
-    inverted_residuals,
-    resnet,
-)
+from model.networks.pytorch_models import convnext, dinov2, inverted_residuals, resnet
 from pipeline.batches.input_spec import InputSpec
 
 _ALEXNET_FEATURES = ("pool5", "fc6", "fc7")
 _CIFAR_FEATURES = ("pool_1", "pool_2", "dense_1")
+_IMAGENET = alexnet.ALEXNET_OWT_INPUT
 
 
 def _network(
-    connect: Callable[[Any, int], Any],
-    input_spec: InputSpec,
-    features: tuple[str, ...],
-    **options: Any,
+    connect: Any, input_spec: InputSpec, features: tuple[str, ...], **options: Any
 ) -> Network:
     """Return a network with the name of the function that connects its layers."""
-    return Network(
-        name=connect.__name__,
-        connect=connect,
-        input_spec=input_spec,
-        features=features,
-        **options,
-    )
+    options |= {"input_spec": input_spec, "features": features}
+    return Network(name=connect.__name__, connect=connect, **options)
 
 
 NETWORKS = {
@@ -41,7 +28,7 @@ NETWORKS = {
         _network(alexnet.alexnet, alexnet.ALEXNET_INPUT, _ALEXNET_FEATURES),
         _network(
             alexnet.alexnet_owt,
-            alexnet.ALEXNET_OWT_INPUT,
+            _IMAGENET,
             _ALEXNET_FEATURES,
             combined_features=("conv3", "conv4", "pool5"),
         ),
@@ -71,7 +58,7 @@ NETWORKS = {
             )
         ),
         *(
-            _network(connect, alexnet.ALEXNET_OWT_INPUT, ("pool",))
+            _network(connect, _IMAGENET, ("pool",))
             for connect in (
                 *(resnet.resnet18, resnet.resnet34, resnet.resnet50_torch),
                 inverted_residuals.mobilenet_v2_torch,
@@ -82,12 +69,7 @@ NETWORKS = {
             convnext.convnext_tiny_torch, convnext.CONVNEXT_INPUT, ("pool", "pool_norm")
         ),
         *(
-            _network(
-                connect,
-                alexnet.ALEXNET_OWT_INPUT,
-                ("class_features",),
-                is_classifier=False,
-            )
+            _network(connect, _IMAGENET, ("class_features",), is_classifier=False)
             for connect in (dinov2.dinov2_small, dinov2.dinov2_base)
         ),
         *applications.networks(),

@@ -217,11 +217,7 @@ def _count_matches(
 def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:
     """Find the network that a file's tensors belong to, by the rules above.
 
-    `arch` is the name of the network; "" to identify it.
-
-    Raises:
-        errors.MismatchedCheckpoint: the file fits no network, or several equally well;
-            it has layers of another network; or `arch` is unknown.
+    `arch` is the name of the network, or a file that describes it; "" to identify it.
     """
     is_described = from_keras_config.is_file(arch)
     candidates = find_candidates(checkpoint, arch="" if is_described else arch)

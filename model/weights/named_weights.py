@@ -200,12 +200,13 @@ def _fill(source: Download | Packaged, path: Path) -> None:
 
 def _download(source: Download, file: Path, record: Path) -> None:
     """Download a file with the hash that is known, or that the first one had."""
-    if source.digest or not record.exists():
-        http_file.download(source.url, file, digest=source.digest)
-        return
+    is_recorded = not source.digest and record.exists()
+    digest = record.read_text().strip() if is_recorded else source.digest
     try:
-        http_file.download(source.url, file, digest=record.read_text().strip())
+        http_file.download(source.url, file, digest=digest)
     except http_file.DownloadError as error:
+        if not is_recorded:
+            raise
         raise http_file.DownloadError(
             source.url,
             f"{error.reason}. {record} has the hash of the first download; remove it "

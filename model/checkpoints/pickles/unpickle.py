@@ -36,12 +36,8 @@ def loads(
     """Read one pickle; return its object, and its number of bytes.
 
     The pickle begins at byte `start`; more data may follow it. `names` has the
-    "module.name"s that it may ask for, and what it gets. `persistent_load` resolves its
-    references to data elsewhere.
-
-    Raises:
-        errors.UnsafeCheckpoint: the pickle asks for another name; the error says which.
-        errors.CorruptCheckpoint: the bytes are not a pickle, or end too early.
+    "module.name"s that it may ask for, and what it gets; another one is an
+    UnsafeCheckpoint. `persistent_load` resolves its references to data elsewhere.
     """
     try:
         file = _Parts(data)  # which makes no copy

@@ -22,10 +22,7 @@ def folded(model: Any) -> Callable[[Any], Any]:
     """Return a function that computes what a network does with training=False.
 
     It keeps the present weights of what is folded; the network is not changed. Where
-    nothing can be folded, it computes the same bytes.
-
-    Args:
-        model: keras.Model; batch normalisation in models inside it is folded, too.
+    nothing can be folded, it computes the same bytes. Models inside it are folded, too.
     """
     functional = getattr(model, "_functional", None) or model  # of keras.Sequential
     folded_parts, removed = parts(functional)

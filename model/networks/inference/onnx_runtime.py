@@ -30,12 +30,7 @@ def engine_for(model: Any, engine: str, precision: str) -> str:
     """Return name and version of what computes a network's features.
 
     ONNX Runtime computes networks in float32 whose batch normalisation folds and whose
-    layers have a translation; TensorFlow all others.
-
-    Args:
-        model: keras.Model: images -> features.
-        engine: "tensorflow" or "onnxruntime".
-        precision: precision of the features.
+    layers have a translation; TensorFlow all others. `engine` is the one to try.
     """
     if engine == "onnxruntime" and precision == "float32" and is_installed():
         import onnxruntime

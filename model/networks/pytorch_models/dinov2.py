@@ -95,12 +95,8 @@ def _attention(x: Any, *, name: str) -> Any:
 def resize_positions(table: np.ndarray, num_tokens: int) -> np.ndarray:
     """Resize the position embeddings of a square of patches to that of another size.
 
-    Args:
-        table: float [1 + side * side, channels]; the first row is the class token's.
-        num_tokens: 1 + the new side * side.
-
-    Returns:
-        float32 [num_tokens, channels].
+    `table` is float [1 + side * side, channels], and its first row the class token's;
+    the result is float32 [num_tokens, channels].
 
     Source: interpolate_pos_encoding in facebookresearch/dinov2: bicubic with a = -0.75,
     without antialiasing, 0.1 patches added to the new side for the scale.

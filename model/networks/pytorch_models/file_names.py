@@ -2,12 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from model.networks.pytorch_models import (
-    convnext,
-    dinov2,
-    inverted_residuals,
-    resnet,
-)
+from model.networks.pytorch_models import convnext, dinov2, inverted_residuals, resnet
 
 _Names = dict[str, str]  # {layer: its name in the file}
 
