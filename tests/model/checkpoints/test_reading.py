@@ -139,18 +139,12 @@ class TestHostileSafetensors:
         "data",
         {
             "cut off": header({"a": entry()}, bytes(8))[:-1],
-            "more bytes than stated": header({"a": entry()}, bytes(9)),
             "header beyond the file": header({"a": entry()}, bytes(8), size=99_999_999),
             "not UTF-8": header(b'{"\xff\xfe": 1}'),
-            "cut JSON": header(b'{"a": '),
             "deep JSON": header(b"{" * 10_000),
             "overlap": header({"a": entry(), "b": entry(begin=4, end=12)}, bytes(12)),
-            "gap": header({"a": entry(), "b": entry(begin=12, end=20)}, bytes(20)),
-            "negative": header({"a": entry(begin=-8, end=0)}, bytes(8)),
             "far beyond": header({"a": entry(end=2**40)}, bytes(8)),
             "shape overflows": header({"a": entry(shape=(2**62, 2**62))}, bytes(8)),
-            "unknown dtype": header({"a": entry(dtype="OBJECT")}, bytes(8)),
-            "nothing": header({"a": {}}, bytes(8)),
         },
     )
     def test_every_fault_is_named_and_takes_no_memory(self, read, data):

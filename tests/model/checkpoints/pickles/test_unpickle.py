@@ -384,10 +384,6 @@ class TestBombs:
             [3, 4],
         ]
 
-    def test_many_flat_tuples_are_read(self):
-        tuples = [(number, (number, number)) for number in range(6000)]
-        assert loads(pickle.dumps(tuples, 2))[-1] == [5999, [5999, 5999]]
-
     def test_lists_that_multiply_are_refused(self):
         """Each of 18 lists names the one before ten times: 10**18 entries."""
         data = PROTO2 + LIST + put(0) + POP
