@@ -104,14 +104,10 @@ def _rebuild_tensor(
     return _Tensor(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
 _NAMES: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
     **{
         f"torch.{name}Storage": _StorageKind(np.dtype(dtype))
         for name, dtype in _STORAGE_DTYPES.items()
