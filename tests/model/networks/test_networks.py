@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 
-from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.weights import (
     model_variables,
@@ -197,85 +196,6 @@ def forward(network, arrays, image):
     return outputs
 
 
-# Kernel size, stride, expansion, filters: a line for each block of EfficientNet-Lite0.
-LITE0_BLOCKS = [
-    (3, 1, 1, 16),
-    *((3, 2, 6, 24), (3, 1, 6, 24)),
-    *((5, 2, 6, 40), (5, 1, 6, 40)),
-    *((3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80)),
-    *((5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)),
-    *((5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)),
-    (3, 1, 6, 320),
-]
-WITH_SHORTCUT = [2, 4, 6, 7, 9, 10, 12, 13, 14]
-
-
-def draw_lite0(random):
-    arrays = {}
-
-    def conv(name, *shape):
-        arrays[f"{name}.weight"] = ref.draw(random, shape, np.prod(shape[1:]))
-
-    def norm(name, channels, scale=1.0):
-        arrays[f"{name}.weight"] = random.uniform(0.8, 1.6, channels) * scale
-        arrays[f"{name}.bias"] = random.normal(0.5, 0.5, channels)
-        arrays[f"{name}.running_mean"] = random.normal(0, 0.3, channels)
-        arrays[f"{name}.running_var"] = random.uniform(0.3, 1.5, channels)
-
-    conv("_conv_stem", 32, 3, 3, 3)
-    norm("_bn0", 32)
-    channels = 32
-    for number, (size, _, expansion, filters) in enumerate(LITE0_BLOCKS):
-        block, wide = f"_blocks.{number}", channels * expansion
-        if expansion > 1:
-            conv(f"{block}._expand_conv", wide, channels, 1, 1)
-            norm(f"{block}._bn0", wide)
-        conv(f"{block}._depthwise_conv", wide, 1, size, size)
-        norm(f"{block}._bn1", wide)
-        conv(f"{block}._project_conv", filters, wide, 1, 1)
-        # Larger, and rounding errors would grow from block to block a hundredfold.
-        norm(f"{block}._bn2", filters, scale=0.3)
-        channels = filters
-    conv("_conv_head", 1280, 320, 1, 1)
-    norm("_bn1", 1280)
-    conv("_fc", 1000, 1280)
-    arrays["_fc.bias"] = random.standard_normal(1000)
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
-
-
-def forward_lite0(arrays, image):
-    """{step: its output} as efficientnet_lite_pytorch computes it."""
-
-    def norm(x, name):
-        parts = ("weight", "bias", "running_mean", "running_var")
-        return ref.batch_norm(x, *(arrays[f"{name}.{p}"] for p in parts), 1e-3)
-
-    def conv(x, name, stride=1):
-        kernel = arrays[f"{name}.weight"]
-        border = ref.same_border(x.shape[1], kernel.shape[-1], stride)
-        return ref.convolution(x, kernel, stride=stride, border=border)
-
-    x = ref.chw((image - np.float64(127)) / 128)
-    outputs = {"stem": ref.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))}
-    x = outputs["stem"]
-    for number, (size, stride, expansion, _) in enumerate(LITE0_BLOCKS):
-        block, inputs = f"_blocks.{number}", x
-        if expansion > 1:
-            x = ref.relu6(norm(conv(x, f"{block}._expand_conv"), f"{block}._bn0"))
-        border = ref.same_border(x.shape[1], size, stride)
-        kernel = arrays[f"{block}._depthwise_conv.weight"]
-        x = ref.depthwise(x, kernel, stride=stride, border=border)
-        x = ref.relu6(norm(x, f"{block}._bn1"))
-        x = norm(conv(x, f"{block}._project_conv"), f"{block}._bn2")
-        if number in WITH_SHORTCUT:
-            x = x + inputs
-        outputs[f"block_{number}"] = x
-    outputs["head"] = x = ref.relu6(norm(conv(x, "_conv_head"), "_bn1"))
-    outputs["pool"] = x = x.mean(axis=(1, 2))
-    outputs["fc"] = ref.dense(x, arrays["_fc.weight"], arrays["_fc.bias"])
-    return outputs
-
-
 # The form of the file in which the weights go in.
 SOURCES = {
     "alexnet": "TensorFlow AlexNet of 2018",
@@ -287,19 +207,15 @@ SOURCES = {
     "cifar_cnn": "Keras' automatic names",
     "cifar_cnn_avg": "layer names",
 }
-# Side of the image in pixels. With 50, each pooling of vgg16 but one drops a row; with
-# 70, efficientnet_lite0 has 35, 18, 9, 5 and 3, so SAME pads even and odd sizes. With
+# Side of the image in pixels. With 50, each pooling of vgg16 but one drops a row. With
 # 199, bvlc_alexnet pools 48, 24 and 12 rows, so that Caffe's rounding up adds one each
 # time; cifar10_quick pools 34 and 17.
-SIDES = {"caffenet": 227, "bvlc_alexnet": 199, "vgg16": 50, "efficientnet_lite0": 70}
+SIDES = {"caffenet": 227, "bvlc_alexnet": 199, "vgg16": 50}
 SIDES |= {"cifar10_quick": 34, "cifar_cnn": 32, "cifar_cnn_avg": 32}
 
 
 def restore_all(network, arrays, arch=""):
-    if network == "efficientnet_lite0":
-        file = Checkpoint(tensors=arrays, format="PyTorch (zip)")
-    else:
-        file = foreign_weights.file_of(arrays, SOURCES[network], network)
+    file = foreign_weights.file_of(arrays, SOURCES[network], network)
     size = preprocessing_overrides.Overrides(image_size=SIDES.get(network, 224))
     restored = restore.restore_checkpoint(file, arch=arch, overrides=size)
     assert restored.network is registry.NETWORKS[network]
@@ -322,9 +238,6 @@ def draw(network):
     """Random weights, an image, and what NumPy makes of them."""
     random, side = np.random.default_rng(5), SIDES.get(network, 224)
     image = random.integers(0, 256, (side, side, 3)).astype(np.float32)
-    if network == "efficientnet_lite0":
-        arrays = draw_lite0(random)
-        return arrays, image, forward_lite0(arrays, image)
     arrays = {}
     for layer, shape in ref.sizes(KERNELS[network]).items():
         arrays[f"{layer}/kernel"] = ref.draw(random, shape, np.prod(shape[1:]))
@@ -332,7 +245,7 @@ def draw(network):
     return arrays, image, forward(network, arrays, image)
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=KERNELS)
 def case(request):
     network = request.param
     arrays, image, expected = draw(network)
@@ -383,11 +296,6 @@ def test_every_step_gives_what_numpy_gives(case):
     }
     assert case.expected.keys() == computed
     ref.check(case.model, case.image, case.expected)
-
-
-def test_relu6_reaches_its_upper_bound():
-    """Otherwise the comparison would not tell it from ReLU."""
-    assert (draw("efficientnet_lite0")[2]["stem"] == 6).any()
 
 
 def test_convolutions_of_vgg16_take_any_size():

@@ -163,6 +163,7 @@ class Arrays(dict):
     """Arrays of a file by name, drawn when they are first asked for."""
 
     random = np.random.default_rng(4)
+    like_torch = True  # or as TensorFlow pads and normalises
 
     def draw(self, name, *shape):
         wide = ref.draw(self.random, shape, np.prod(shape[1:]))
@@ -170,7 +171,10 @@ class Arrays(dict):
         return self.setdefault(name, wide if len(shape) > 1 else narrow)
 
     def conv(self, x, name, filters, size, stride=1, *, depthwise=False, bias=False):
-        border, wide = (size // 2, size // 2), 1 if depthwise else len(x)
+        wide = 1 if depthwise else len(x)
+        border = (size // 2, size // 2)
+        if not self.like_torch:
+            border = ref.same_border(x.shape[1], size, stride)
         kernel = self.draw(f"{name}.weight", filters, wide, size, size)
         function = ref.depthwise if depthwise else ref.convolution
         x = function(x, kernel, stride=stride, border=border)
@@ -178,9 +182,8 @@ class Arrays(dict):
 
     def norm(self, x, name):
         parts = ("weight", "bias", "running_mean", "running_var")
-        return ref.batch_norm(
-            x, *(self.draw(f"{name}.{p}", len(x)) for p in parts), 1e-5
-        )
+        arrays = (self.draw(f"{name}.{p}", len(x)) for p in parts)
+        return ref.batch_norm(x, *arrays, 1e-5 if self.like_torch else 1e-3)
 
     def layer_norm(self, x, name):
         centred = x - x.mean(axis=-1, keepdims=True)
@@ -229,6 +232,22 @@ def mobilenet_v2_torch(a, x):
     yield "block_0", a.norm(a.conv(x, f"{name}.1", 16, 1), f"{name}.2")
 
 
+def efficientnet_lite0(a, x):
+    """The stem and three blocks: the second one has a stride, the third adds."""
+    a.like_torch = False
+    x = ref.relu6(a.norm(a.conv(x, "_conv_stem", 32, 3, 2), "_bn0"))
+    for number, (stride, filters) in enumerate([(1, 16), (2, 24), (1, 24)]):
+        name, y = f"_blocks.{number}", x
+        if number:
+            y = a.conv(y, f"{name}._expand_conv", 6 * len(x), 1)
+            y = ref.relu6(a.norm(y, f"{name}._bn0"))
+        y = a.conv(y, f"{name}._depthwise_conv", len(y), 3, stride, depthwise=True)
+        y = ref.relu6(a.norm(y, f"{name}._bn1"))
+        y = a.norm(a.conv(y, f"{name}._project_conv", filters, 1), f"{name}._bn2")
+        x = x + y if number == 2 else y
+    yield "block_2", x
+
+
 def efficientnet_b0_torch(a, x):
     x = silu(a.norm(a.conv(x, "features.0.0", 32, 3, 2), "features.0.1"))
     name = "features.1.0.block"
@@ -275,6 +294,7 @@ def dinov2_small(a, x):
         (resnet18, 32, ""),
         (resnet50_torch, 64, "stage3_block5"),
         (mobilenet_v2_torch, 32, ""),
+        (efficientnet_lite0, 70, ""),  # 35 and 18 pixels: even and odd sizes are padded
         (efficientnet_b0_torch, 32, ""),
         (convnext_tiny_torch, 32, ""),
         (dinov2_small, 28, ""),
@@ -292,7 +312,7 @@ def test_a_block_gives_what_numpy_gives(forward, side, after, tmp_path):
         images = x
     else:
         images = arrays.random.integers(0, 256, (side, side, 3)).astype(np.float32)
-        x = (images / 255 - np.array(spec.mean)) / np.array(spec.std)
+        x = (images / spec.scale - np.array(spec.mean)) / np.array(spec.std)
     expected = dict(forward(arrays, ref.chw(x).astype(np.float32)))
     file = Checkpoint(tensors=dict(arrays), format="PyTorch (zip)")
     restored = restore.restore_checkpoint(file, arch=network.name, overrides=size)
