@@ -311,11 +311,11 @@ class TestHostile:
             model_of_keras()[0].save_weights(path)
         expected = h5.read(path)
         num_same = 0
-        for content in h5_forks.read_damaged(path, 150, tmp_path, seed=1):
+        for content in h5_forks.read_damaged(path, 60, tmp_path, seed=1):
             try:
                 tensors = h5.interpret(content, "w").tensors
             except errors.CheckpointError as error:
                 assert str(error).isprintable()
             else:
                 num_same += tensors.keys() == expected.tensors.keys()
-        assert 25 < num_same < 125
+        assert 10 < num_same < 50
