@@ -22,17 +22,12 @@ _BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldoutPhotos:
-    """The test photos of a run, with the probabilities that evaluate.py stored.
-
-    Attributes:
-        labels: int64 [num_photos], 0-based.
-        probabilities: float64 [num_photos, num_classes], calibrated.
-    """
+    """The test photos of a run, with the probabilities that evaluate.py stored."""
 
     records: manifest.Manifest
     rows: tuple[Row, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
+    labels: np.ndarray  # int64 [num_photos], 0-based
+    probabilities: np.ndarray  # float64 [num_photos, num_classes], calibrated
 
     def accuracy(self, probabilities: np.ndarray) -> float:
         """Return the share of photos whose most probable class is right, 0..1."""

@@ -91,9 +91,7 @@ def compare(
 ) -> list[ModelFacts]:
     """Compare a file with its run; return the facts of each signature.
 
-    Raises:
-        DataError: a probability differs by more than `tolerance`, the file cannot be
-            used or has other classes, or a record is damaged.
+    A probability that differs by more than `tolerance` is a DataError.
     """
     indices = image_batches.evenly_spread(range(len(heldout.rows)), NUM_PHOTOS)
     signatures = _INPUTS[target.kind]
@@ -187,9 +185,6 @@ def predict(
     """Classify photos with a file in a fresh process that does not import Graft.
 
     The inputs are files of photos for each signature, as run_exported_file takes them.
-
-    Raises:
-        DataError: the file cannot be used there, takes too long, or has other classes.
     """
     outputs = {signature: folder / f"outputs{signature}.npz" for signature in inputs}
     request = {

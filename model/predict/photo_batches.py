@@ -27,16 +27,11 @@ _Waiting = collections.deque[tuple[str, _Pixels]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoBatch:
-    """Photo files of a batch, and the problems with those that cannot be read.
-
-    Attributes:
-        images: uint8 [num_readable, size_px, size_px, 3], RGB, 0..255.
-        problems: error of each file that cannot be read; None for the others.
-    """
+    """Photo files of a batch, and the problems with those that cannot be read."""
 
     photos: tuple[str, ...]
-    images: np.ndarray
-    problems: tuple[ImageError | None, ...]
+    images: np.ndarray  # uint8 [num_readable, size_px, size_px, 3], RGB, 0..255
+    problems: tuple[ImageError | None, ...]  # of each file; None for a readable one
 
 
 def read(

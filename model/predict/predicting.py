@@ -56,9 +56,6 @@ def predict(
     """Yield one prediction for each photo, in their order.
 
     Files of folders that are no photos, such as notes.txt, are only counted in the log.
-
-    Raises:
-        DataError: there are no photos.
     """
     names, ignored_folder = config.photos, config.explain
     ignored: collections.Counter[str] = collections.Counter()

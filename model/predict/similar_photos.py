@@ -35,9 +35,6 @@ def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
 
     The tensor is found from the head downwards: below the head, the network may be a
     model inside another, whose layers have names of their own.
-
-    Raises:
-        DataError: the network has no head of this project.
     """
     layers = {layer.name: layer for layer in model.layers}
     features = str(run.config.get("features", ""))
@@ -61,19 +58,12 @@ def build_embedder(run: finished_run.FinishedRun, model: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimilarityIndex:
-    """Training photos to be searched, with features that stay in their file.
-
-    Attributes:
-        records: records that the photos are in.
-        rows: rows of the training photos.
-        features: features of all photos of the records.
-        indices: int64 [num_rows], indices of the rows in `features`.
-    """
+    """Training photos to be searched, with features that stay in their file."""
 
     records: manifest.Manifest
-    rows: Sequence[Row]
-    features: feature_cache.Features
-    indices: np.ndarray
+    rows: Sequence[Row]  # of the training photos
+    features: feature_cache.Features  # of all photos of the records
+    indices: np.ndarray  # int64 [num_rows], places of the rows in `features`
 
     def most_similar(self, embeddings: Any, k: int) -> list[list[SimilarPhoto]]:
         """Return the `k` most similar training photos of each photo, best first.

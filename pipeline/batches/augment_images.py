@@ -56,16 +56,9 @@ def mix(
 ) -> tuple[Any, Any]:
     """Mix each image of a batch, and its label, with the image before it.
 
-    Args:
-        augmentation: the operations that are on: mixup, cutmix or both.
-        images: uint8 [batch, size_px, size_px, 3].
-        labels: int32 [batch], 0-based.
-        numbers: float64 [batch, k], rows of Views.numbers; the first row is used.
-        num_classes: number of classes of the data set.
-
-    Returns:
-        The mixed images, and float32 [batch, num_classes], the share of each class in
-        each image.
+    Images are uint8 [batch, size_px, size_px, 3], labels int32 [batch], 0-based. Of
+    `numbers`, rows of Views.numbers, the first is used. The other result is the share
+    of each class in each image, float32 [batch, num_classes].
     """
     mixing = tf.unstack(augmentation.split(numbers[0])["mixing"])
     share = tf.cast(mixing[0], tf.float32)

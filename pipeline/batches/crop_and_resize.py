@@ -24,17 +24,11 @@ def seeded_generator(key: tuple[int, ...]) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Views:
-    """How a network sees each image: which window, mirrored or not, how augmented.
+    """How a network sees each image: which window, mirrored or not, how augmented."""
 
-    Attributes:
-        windows: int32 [num_images, 4]: top, left, height, width, in pixels.
-        mirrored: bool [num_images], left and right exchanged.
-        numbers: float64 [num_images, k], numbers drawn for the random operations;
-            None if all of these are off.
-    """
-
-    windows: np.ndarray
-    mirrored: np.ndarray
+    windows: np.ndarray  # int32 [num_images, 4]: top, left, height, width, in pixels
+    mirrored: np.ndarray  # bool [num_images], left and right exchanged
+    # float64 [num_images, k], numbers drawn for the random operations, if any is on.
     numbers: np.ndarray | None = None
 
 
@@ -114,13 +108,11 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
 def decode_window(
     encoded: Any, is_png: Any, window: Any, fill: tuple[int, ...] | None = None
 ) -> Any:
-    """Decode a part of an image to uint8 [height, width, 3], RGB, 0..255.
+    """Decode a part of a JPEG or PNG file to uint8 [height, width, 3], RGB, 0..255.
 
-    Args:
-        encoded: string scalar, a JPEG or PNG file.
-        is_png: bool scalar tensor, or a Python bool when all images are of one format.
-        window: int32 [4]: top, left, height, width, in pixels.
-        fill: R, G and B of the window beyond the image, 0..255; None if it is inside.
+    `is_png` is a bool scalar tensor, or a Python bool when all images are of one
+    format. `window` is a row of Views.windows. `fill` has R, G and B of the window
+    beyond the image, 0..255; None if it is inside.
     """
 
     def jpeg() -> Any:
@@ -207,12 +199,9 @@ def resize_all(images: Any, size_px: int, *, halving: bool, square: bool = True)
     averaging 2 x 2 pixels, until less than a factor of two is left. Where they are not
     square, each side is halved on its own.
 
-    Args:
-        images: uint8 or float32 [batch, height, width, 3], 0..255; the result is uint8.
-        size_px: height and width of the result.
-        halving: whether the graph halves; without it, every image must be less than
-            twice too large.
-        square: whether all images are square.
+    Images are uint8 or float32 [batch, height, width, 3], 0..255; the result is uint8.
+    Without `halving`, every image must be less than twice too large. `square` says
+    whether all are square.
     """
     images = tf.cast(images, tf.float32)
     if halving:

@@ -52,11 +52,7 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
-        """Rebuild a spec from what dataclasses.asdict and JSON made of it.
-
-        Raises:
-            ValueError, TypeError: the values are not those of a spec.
-        """
+        """Rebuild a spec from JSON, or raise ValueError or TypeError."""
         if not isinstance(values, Mapping):
             raise TypeError("no JSON object")
         return cls(**{name: as_tuples(value) for name, value in values.items()})

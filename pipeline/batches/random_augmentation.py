@@ -102,11 +102,8 @@ def _draw_geometry(
     """Draw where each pixel of the result comes from.
 
     The image is turned, shifted, sheared and zoomed about its centre, in the order and
-    sense of the Keras ImageDataGenerator.
-
-    Returns:
-        float64 [count, 6]: a, b, c, d, e, f. Column x and row y of the result come from
-        column a x + b y + c and row d x + e y + f of the image.
+    sense of the Keras ImageDataGenerator. By a, b, c, d, e and f, float64 [count, 6],
+    column x and row y come from column a x + b y + c and row d x + e y + f.
     """
     uniform = generator(_GEOMETRY).uniform(-1, 1, (count, 6))
     turn = math.radians(augmentation.rotation) * uniform[:, 0]
@@ -145,9 +142,8 @@ def _draw_mixing(
 ) -> np.ndarray:
     """Draw how a batch is mixed, for each place of the epoch where one may begin.
 
-    Returns:
-        float64 [count, 6]: share of the partner; top, left, bottom and right of the
-        part that is pasted, in pixels; 1 to paste, 0 to blend.
+    The numbers, float64 [count, 6], are the share of the partner; top, left, bottom and
+    right of the part that is pasted, in pixels; 1 to paste, 0 to blend.
     """
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
     mixing = np.zeros((count, 6))

@@ -14,11 +14,7 @@ _decoding = functools.partial(config_flags.setting, group="Decoding", basic=True
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of a conversion.
-
-    Attributes:
-        beam_flags: flags for Apache Beam, as they stand on the command line.
-    """
+    """Settings of a conversion."""
 
     source: str = config_flags.argument(
         "FOLDER",
@@ -83,7 +79,7 @@ class Config:
             *("PrismRunner", "PortableRunner", "DataflowRunner"),
         ),
     )
-    beam_flags: tuple[str, ...] = ()
+    beam_flags: tuple[str, ...] = ()  # as they stand on the command line
 
     def __post_init__(self) -> None:
         config_flags.check(self)

@@ -37,11 +37,8 @@ def place(
     """Decide where each record goes, and write that into the rows, in place.
 
     Rows with a record say where it is. A record file of several records has at most
-    `shard_bytes`, unless that is 0.
-
-    Returns:
-        {record file to write: parts of other files to join for it}; names of record
-        files of the previous data set that are not needed.
+    `shard_bytes`, unless that is 0. The results are {record file to write: parts of
+    other files to join for it} and the names of record files that are not needed.
     """
     members: dict[str, list[int]] = {name: [] for name in class_names}
     for index, row in enumerate(rows):

@@ -43,21 +43,15 @@ _NEAREST = 16
 class NearDuplicates:
     """Photos that show the same picture.
 
-    Attributes:
-        pairs: int64 [num_pairs, 2], indices of rows: not every similar pair, but all
-            similar photos are connected.
-        identical: int64 [n, 2], photos of different classes with the same pixels; not
-            every pair either, but all are connected.
-        indices: int64 [num_thumbnails], rows of the thumbnails.
-        thumbnails: thumbnails of the photos whose hashes are close to another's.
-        proposed: PAIR [n], pairs of thumbnails that could be similar.
+    Pairs are indices of rows, int64 [n, 2]: not every pair, but all photos that belong
+    together are connected.
     """
 
-    pairs: np.ndarray
-    identical: np.ndarray
-    indices: np.ndarray
-    thumbnails: Thumbnails
-    proposed: np.ndarray
+    pairs: np.ndarray  # of similar photos
+    identical: np.ndarray  # of photos of different classes with the same pixels
+    indices: np.ndarray  # int64 [num_thumbnails], rows of the thumbnails
+    thumbnails: Thumbnails  # of photos whose hashes are close to another's
+    proposed: np.ndarray  # PAIR [n], pairs of thumbnails that could be similar
 
     def among(self, is_included: np.ndarray) -> Self:
         """Return the same without skipped photos, and without links they alone made."""
@@ -188,9 +182,8 @@ def _compare(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare pairs of thumbnails, unless earlier pairs already connect them.
 
-    Returns:
-        int64 [n, 2] twice: pairs that show the same picture, and pairs of different
-        classes that might have the same pixels.
+    The results are int64 [n, 2]: pairs that show the same picture, and pairs of
+    different classes that might have the same pixels.
     """
     roots = np.arange(len(thumbnails.labels))
     agreeing, alike = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]

@@ -24,15 +24,10 @@ UserKey = tuple[str | None, ...] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoGroups:
-    """What makes photos belong together, apart from being the same file.
-
-    Attributes:
-        similar: photos that show the same picture.
-        user_keys: one key a row; photos with the same key belong together.
-    """
+    """What makes photos belong together, apart from being the same file."""
 
     similar: near_duplicates.NearDuplicates
-    user_keys: Sequence[UserKey]
+    user_keys: Sequence[UserKey]  # one a row; photos with the same key belong together
 
     def among(self, rows: Sequence[Row]) -> Self:
         """Return the same without the links that skipped photos alone made."""
@@ -45,12 +40,9 @@ class PhotoGroups:
 
     def same_pixels(self, rows: Sequence[Row]) -> list[Group]:
         """Return groups of copies, and of the same pixels in several classes."""
-        pairs = (
-            pair
-            for pair in self.similar.identical.tolist()
-            if all(rows[index].is_included for index in pair)
-        )
-        return connect(itertools.chain(_copies(rows), pairs))
+        pairs = self.similar.identical.tolist()
+        both = (p for p in pairs if all(rows[index].is_included for index in p))
+        return connect(itertools.chain(_copies(rows), both))
 
     def together(self, rows: Sequence[Row]) -> list[Group]:
         """Return groups that must share a split."""

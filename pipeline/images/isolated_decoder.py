@@ -84,11 +84,9 @@ class Decoders:
                 self._idle.put(child)
 
     def decode(self, data: bytes) -> record_image.RecordImage:
-        """Decode a whole image file.
+        """Decode a whole image file, or raise ImageError.
 
-        Raises:
-            ImageError: the file does not decode, crashed its process or took too long.
-            sandbox.NotStarted: there is no process to decode it, or too little memory.
+        sandbox.NotStarted says that there is no process for it, or too little memory.
         """
         try:
             answer, encoded = self._ask(data, 1)

@@ -90,10 +90,8 @@ class ClosePairs:
     orientation.
 
     Attributes:
-        first: int64 [num_pairs], the lower number of the two hashes.
-        second: int64 [num_pairs], the higher number.
-        orientations: int8 [num_pairs], 0 to 7: how `first` is turned to be close to
-            `second`.
+        first, second: int64 [num_pairs], numbers of the two hashes, the lower first.
+        orientations: int8 [num_pairs], 0..7: how `first` is turned to be like `second`.
         distances: uint8 [num_pairs], number of bits that differ.
         comparisons: number of pairs that were compared.
     """
@@ -196,11 +194,7 @@ class _Cells:
 
 
 def expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the numbers of runs; run k has counts[k] numbers, from starts[k] on.
-
-    Returns:
-        int64 [sum of the counts] twice: k, and the number.
-    """
+    """List k and the numbers of runs; run k has counts[k] of them, from starts[k]."""
     before = np.cumsum(counts) - counts
     runs = np.repeat(np.arange(len(counts)), counts)
     return runs, np.repeat(starts - before, counts) + np.arange(len(runs))

@@ -50,14 +50,12 @@ def encode_for_record(
     PNG stays PNG, the rest becomes JPEG of quality 95.
 
     Args:
-        data: the whole file.
+        data: the whole file; an ImageError says why it is no such image.
         resize_min: longest short side that a record may have, in pixels; 0: no limit.
         white_level: number that is white in 16-bit pictures, 1 to 65535; 0: 65535.
             Pictures that cannot be meant so are refused: they use at most 14 bits, or
             most of their numbers are above a stated white.
         refuse_animated: refuse an animation instead of using its first frame.
-
-    What is no such image is an ImageError.
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")

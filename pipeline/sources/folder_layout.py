@@ -35,8 +35,8 @@ _DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d)*")
 def parse(layout: str) -> tuple[list[str], dict[str, str]]:
     """Read the value of --layout, such as `split/folder/class,train=a,none=b`.
 
-    Returns:
-        Meaning of each level, [] to let the names decide; {folder: split or "none"}.
+    The meaning of each level is [] to let the names decide; the other result is
+    {folder: split or "none"}.
     """
     levels: list[str] = []
     split_of: dict[str, str] = {}
@@ -70,10 +70,7 @@ class FolderLayout:
     def __init__(
         self, root: Path, files: Mapping[Folder, Sequence[str]], layout: str
     ) -> None:
-        """Find the classes, or raise DataError if the folders have no clear meaning.
-
-        `files` names the files of all folders, `layout` is the value of --layout.
-        """
+        """Find the classes, or raise DataError if the folders have no clear meaning."""
         self.classes: dict[Folder, tuple[str, str]] = {}
         self.notes: list[str] = []
         self._root, self._files = root, files
@@ -167,10 +164,9 @@ class FolderLayout:
         return levels
 
     def _enter(self, classes: Sequence[Sequence[Folder]]) -> Sequence[Sequence[Folder]]:
-        """Follow the folders of each class as long as all hold one folder only.
+        """Return where the folders of each class lead that hold one folder only.
 
-        Returns:
-            The last folders of each class; () where these hold photos, or nothing.
+        The result is () where the last of these hold photos, or nothing.
         """
         while inner := [self._inside(folders) for folders in classes]:
             names = (n for f in itertools.chain(*classes) for n in self._files[f])
