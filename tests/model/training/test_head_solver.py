@@ -85,7 +85,8 @@ def test_the_solution_has_no_slope(photos, loss, monkeypatch):
     assert result.accuracy == (logits.argmax(1) == photos.labels).mean()
 
 
-def test_weaker_penalties_end_when_they_stop_to_help(photos):
+def test_weaker_penalties_end_when_they_stop_to_help(photos, monkeypatch):
+    monkeypatch.setattr(head_solver, "_LEAST_GAIN", 0.0)
     photos.labels[::2] = np.roll(photos.labels[::2], 1)  # half of the labels are noise
     training = solver(photos)
     photos.validation = lambda: [(photos.features[1::2], photos.labels[1::2])]
@@ -98,6 +99,17 @@ def test_weaker_penalties_end_when_they_stop_to_help(photos):
     np.testing.assert_array_equal(
         training.best.values["logits/kernel"] * 0 + 1, np.ones((5, NUM_CLASSES))
     )
+
+
+def test_separable_photos_end_the_search_when_the_loss_hardly_falls(photos):
+    """Otherwise each weaker penalty lowers their loss, to the last one."""
+    photos.features = 4 * np.eye(NUM_CLASSES, 5)[photos.labels]
+    losses_ = [result.validation_loss for result in solve(solver(photos))]
+    gains = -np.diff(losses_)
+    least = 0.002 * np.log(NUM_CLASSES)
+    assert all(gains[:-1] >= least)
+    assert 0 < gains[-1] < least
+    assert len(losses_) < len(head_solver.PENALTIES)
 
 
 def test_stopped_anywhere_it_ends_with_the_same_bytes(photos):
