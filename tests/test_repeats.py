@@ -14,6 +14,7 @@ import evaluate
 from model.checkpoints import errors
 from model.evaluation import evaluation_settings
 from model.loop import metrics, optimization, training_loop
+from model.reports import report_facts
 from model.runs import finished_run, run_folder
 from model.training import (
     learning_rate_finder,
@@ -404,6 +405,8 @@ class TestSeveralNetworks:
         names = {path.name for path in directory.parent.iterdir()}
         assert names == {"run", "latest", "cache"}
         assert figures == content(directory, "comparison.json")
+        shown = report_facts.network_comparison(finished_run.read(str(directory)))
+        assert shown["sentences"][0].endswith(f": {figures['pairs'][0]['verdict']}.")
         labels = [run["run"] for run in figures["runs"]]
         assert sorted(labels) == sorted(config.label for config in chosen[:2])
         losses = [run["calibrated_loss"] for run in figures["runs"]]
@@ -460,8 +463,11 @@ class TestSeveralNetworks:
         with pytest.raises(run_folder.RunError, match="already exists"):
             repeated_runs.choose_network(occupied, second)
         wrong = dataclasses.replace(second, ckpt="alexnett")
-        with pytest.raises(errors.MissingCheckpoint, match="Did you mean alexnet"):
-            repeated_runs.choose_network(first, wrong)
+        for do in (repeated_runs.choose_network, plan_estimate.plan):
+            with pytest.raises(errors.MissingCheckpoint, match="mean alexnet"):
+                do(first, wrong)
+            with pytest.raises(DataError, match="none of these networks can be used"):
+                do(*configs(1))
         assert not Path(first.run_dir).parent.exists()
 
     def test_a_stopped_comparison_begins_again_with_its_features(
@@ -479,8 +485,12 @@ class TestSeveralNetworks:
         repeated_runs.choose_network(*configs(16))
         assert len(list((directory.parent / "cache").iterdir())) == 2
 
-    def test_a_plan_has_each_network(self, configs):
-        chosen = configs(16)
+    def test_a_plan_has_each_network_that_can_be_used(self, configs, capsys):
+        chosen = configs(16, 1)
         text = plan_estimate.plan(*chosen, least_s=0.05)
-        assert all(f"{config.label}:\n" in text for config in chosen)
+        assert all(f"{config.label}:\n" in text for config in chosen[:2])
+        err = capsys.readouterr().err
+        for config in chosen[2:]:
+            assert f"warning: {config.label} is left out: " in err
+            assert f"{config.label}:\n" not in text
         assert not Path(chosen[0].run_dir).exists()

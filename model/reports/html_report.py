@@ -119,6 +119,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         ),
         "temperature": report_facts.temperature(figures),
         "training": report_facts.training(run),
+        "compared": report_facts.network_comparison(run),
         "held_out": figures["label_doubts"],
     }
 

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from model.evaluation.compare import comparison
 from model.loop import metrics
 from model.networks import head
-from model.runs import finished_run
+from model.runs import finished_run, run_folder
 from model.training import settings
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
@@ -79,6 +80,22 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
         "facts": {name: str(value) for name, value in facts.items() if value},
         "versions": {k: str(v) for k, v in dict(config.get("versions", {})).items()},
     }
+
+
+def network_comparison(run: finished_run.FinishedRun) -> dict[str, Any] | None:
+    """Return a table of the networks of which that of a run was the best, or None."""
+    path = run.directory / run_folder.COMPARISON
+
+    def extract(figures: Any) -> dict[str, Any]:
+        columns, rows = comparison.run_table(figures)
+        texts = (
+            f"{pair['second']} compared with {pair['first']}: {pair['verdict']}."
+            for pair in figures["pairs"][:1]
+        )
+        photos = f"{figures['num_examples']:,} photos ({figures['split']})"
+        return dict(columns=columns, rows=rows, photos=photos, sentences=[*texts])
+
+    return dict(finished_run.read_json(path, extract)) if path.exists() else None
 
 
 def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:

@@ -50,6 +50,7 @@ CONFIG_NAME = "config.json"
 MODEL_NAME = "model.keras"
 CHECKPOINTS = "checkpoints"  # exists until training is complete
 REPEATS = "repeats.json"  # marks a folder of several runs
+COMPARISON = "comparison.json"  # of networks
 DIVERGED = "ran_away.txt"  # why training ended early
 NEAR_COPIES = "similar.csv"  # for convert's --leave_out
 NEAR_COPIES_JSON = "similar.json"  # for evaluations

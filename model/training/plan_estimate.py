@@ -18,6 +18,7 @@ from model.loop.inputs import feature_cache, training_data
 from model.runs import run_folder
 from model.training import (
     head_solver,
+    repeated_runs,
     settings,
     staged_training,
     stages,
@@ -76,13 +77,21 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     estimates: list[Estimate] = []
-    started_s = 0.0
-    for config in configs:
-        networks = train_run.prepare(config, records, directory)
+    is_comparison, started_s = len(configs) > 1, 0.0
+
+    def estimate(config: settings.Config) -> None:
+        nonlocal started_s
+        prepare = repeated_runs.prepare_head if is_comparison else train_run.prepare
+        networks = prepare(config, records, directory)
         started_s = started_s or age_s()
         for network in networks:
-            network.name = network.name or config.label * (len(configs) > 1)
-            estimates += estimate_stages(network, records, least_s)
+            network.name = network.name or config.label * is_comparison
+            estimates.extend(estimate_stages(network, records, least_s))
+
+    if is_comparison:
+        repeated_runs.each_usable(configs, estimate)
+    else:
+        estimate(config)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 

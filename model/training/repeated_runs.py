@@ -4,7 +4,7 @@ import dataclasses
 import math
 import operator
 import timeit
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,31 +224,38 @@ def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
     """
     records = train_run.read_records(configs[0].data)
     run_folder.new_directory(configs[0].run_dir, configs[0].ckpt)  # which must be free
-    for ckpt in dict.fromkeys(config.ckpt for config in configs):
-        named_weights.resolve(ckpt)  # a wrong name is an error before the first starts
-    config_of, candidates = {}, []
-    for number, config in enumerate(configs, start=1):
-        label = config.label
-        command_line.log(f"{label}, network {number} of {len(configs)}:")
-        try:
-            candidates.append(_validate(config, records))
-            config_of[label] = dataclasses.replace(config, folds=0)
-        except (UserError, training_loop.NonFiniteLoss) as error:
-            command_line.warn(f"{label} is left out: {error}")
-        except command_line.Stopped:
-            command_line.log(
-                "no network is chosen yet. The same command begins again, with the "
-                "features that are computed so far"
-            )
-            raise
-    if not candidates:
-        raise DataError("--ckpt: none of these networks can be used; see above.")
+    try:
+        candidates = each_usable(configs, lambda config: _validate(config, records))
+    except command_line.Stopped:
+        command_line.log(
+            "no network is chosen yet. The same command begins again, with the "
+            "features that are computed so far"
+        )
+        raise
     candidates.sort(key=lambda one: (one.losses.mean(), one.model_bytes))
     figures = comparison.compare(candidates)
     figures["split"] = "cross-validation" if configs[0].folds else "validation"
     best = candidates[0].name
     command_line.log(f"{best}, the best:")
-    return train_run.train(config_of[best], comparison=figures), figures
+    config = next(config for config in configs if config.label == best)
+    single = dataclasses.replace(config, folds=0)
+    return train_run.train(single, comparison=figures), figures
+
+
+def each_usable(configs: Sequence[settings.Config], use: Callable[..., Any]) -> Any:
+    """Return what `use` returns for each network, without those that it refuses."""
+    for ckpt in dict.fromkeys(config.ckpt for config in configs):
+        named_weights.resolve(ckpt)  # a wrong name is an error before the first starts
+    results = []
+    for number, config in enumerate(configs, start=1):
+        command_line.log(f"{config.label}, network {number} of {len(configs)}:")
+        try:
+            results.append(use(config))
+        except (UserError, training_loop.NonFiniteLoss) as error:
+            command_line.warn(f"{config.label} is left out: {error}")
+    if not results:
+        raise DataError("--ckpt: none of these networks can be used; see above.")
+    return results
 
 
 def _validate(
@@ -259,10 +266,7 @@ def _validate(
     logits, label = [], []
     rows: list[Row] = []
     for part in _validation_splits(config, records):
-        (network,) = train_run.prepare(config, part, directory, writes=False)
-        (stage,) = network.stages
-        if not stage.is_cached or stage.plan.train_from != head.FINAL_LAYER:
-            raise DataError("not all layers below a new head are restored.")
+        (network,) = prepare_head(config, part, directory)
         training_session.TrainingSession(config, [network]).run()
         validating = part.included("validation")
         labels = np.array([part.labels[row.class_name] for row in validating])
@@ -283,6 +287,15 @@ def _validate(
         temperature=1.0,
         **_measure(network, records),
     )
+
+
+def prepare_head(*arguments: Any) -> list[staged_training.StagedTraining]:
+    """Return the one network of train_run.prepare, if it trains a head alone."""
+    networks = train_run.prepare(*arguments, writes=False)
+    (stage,) = networks[0].stages
+    if not stage.is_cached or stage.plan.train_from != head.FINAL_LAYER:
+        raise DataError("not all layers below a new head are restored.")
+    return networks
 
 
 def _validation_splits(

@@ -37,7 +37,7 @@ def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) 
                 start_folder(config, records, network)
                 network.folder.write_json("photos.json", _seen_photos(records))
                 if comparison:
-                    network.folder.write_json("comparison.json", comparison)
+                    network.folder.write_json(run_folder.COMPARISON, comparison)
         except OSError:  # such as a full disk
             for network in reversed(networks):
                 network.folder.discard()

@@ -204,7 +204,7 @@ def as_text(figures: dict[str, Any]) -> str:
         "runs was trained on",
         *groups_in_words(figures),
         "",
-        *_run_table(figures),
+        *command_line.table(*run_table(figures)),
     ]
     for pair in pairs:
         first, second = map(command_line.one_line, (pair["first"], pair["second"]))
@@ -244,7 +244,8 @@ def groups_in_words(figures: dict[str, Any]) -> list[str]:
     return [f"In the interval, {groups} count as {worth:,.0f} independent photos."]
 
 
-def _run_table(figures: dict[str, Any]) -> list[str]:
+def run_table(figures: dict[str, Any]) -> tuple[tuple[str, ...], list[Any]]:
+    """Return the heads of columns and the rows of a comparison: texts, or None."""
     rows = []
     for run in figures["runs"]:
         low, high = run["accuracy_ci95"]
@@ -264,4 +265,4 @@ def _run_table(figures: dict[str, Any]) -> list[str]:
             )
         )
     columns = ("run", "accuracy", "95 % interval", "balanced", "top-5", "log loss")
-    return command_line.table((*columns, "95 % interval", "MB", "photos/s"), rows)
+    return (*columns, "95 % interval", "MB", "photos/s"), rows

@@ -2,6 +2,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from model.reports import (
     report_photos,
     report_tables,
 )
+from model.runs import run_folder
 from tests.model.conftest import HOSTILE
 from tests.support import evaluated_runs
 
@@ -71,6 +73,45 @@ def test_a_guess_of_the_preprocessing_is_warned_of_once(evaluation, page):
     pages = (page, guessed)
     line = "the preprocessing of pixels is a guess: "
     assert [text.count(line) for text in pages] == [0, 1]
+
+
+def test_networks_that_were_compared_are_shown(evaluation, tmp_path):
+    figures = {
+        "run": "<b>best</b>, crop",
+        "accuracy": 0.75,
+        "accuracy_ci95": [0.5, 0.875],
+        "balanced_accuracy": 0.7,
+        "top5_accuracy": 1.0,
+        "calibrated_loss": 0.625,
+        "calibrated_loss_ci95": [0.5, 0.75],
+        "model_bytes": 12_340_000,
+        "images_per_s": 1234.4,
+    }
+    other = figures | {"run": "other", "images_per_s": None}
+    pair = {"first": figures["run"], "second": "other", "verdict": "no difference"}
+    content = {
+        "split": "validation",
+        "num_examples": 1200,
+        "class_names": ["a", "b"],
+        "runs": [figures, other],
+        "pairs": [pair],
+    }
+    run = dataclasses.replace(evaluation.run, directory=tmp_path / "run")
+    shutil.copytree(evaluation.run.directory, run.directory)
+    path = run.directory / "comparison.json"
+    path.write_text(json.dumps(content))
+    text = html_report.render(dataclasses.replace(evaluation, run=run), "")
+    section = text[text.index('<section id="training">') :].split("</section>")[0]
+    page = Reader(section)
+    assert not page.all("b")
+    texts = " ".join("".join(page.texts).split())
+    assert "lowest log loss on 1,200 photos (validation)" in texts
+    for value in ("<b>best</b>, crop", "0.5000 to 0.8750", "0.6250", "12.3", "1,234"):
+        assert value in page.texts
+    assert "other compared with <b>best</b>, crop: no difference." in texts
+    path.write_text("{}")
+    with pytest.raises(run_folder.RunError, match=r"comparison\.json: damaged"):
+        html_report.render(dataclasses.replace(evaluation, run=run), "")
 
 
 def photo_data(page):
