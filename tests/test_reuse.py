@@ -161,8 +161,14 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
         "unused": {"logits"},
         "new": {"logits"},
     }
+    exported = {"ckpt": path, "data": quick.data, "split": "test"}
+    if name != "model.keras":  # it has the head, class names and temperature, too
+        of_run = evaluate_with(run_dir=first.run_dir)
+        of_file = evaluate_with(**exported)
+        assert of_file["loss"] == pytest.approx(of_run["calibrated_loss"], rel=1e-4)
+        return
     with pytest.raises(errors.MismatchedCheckpoint, match="--run_dir"):
-        evaluate.evaluate(evaluation_settings.Config(ckpt=path, data=quick.data))
+        evaluate_with(**exported)
 
 
 def test_a_run_folder_is_no_checkpoint(quick, shared_run):

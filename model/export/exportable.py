@@ -1,13 +1,15 @@
 """Build one float32 Keras model of a run, from pixels to calibrated probabilities."""
 
 import dataclasses
-import json
 from typing import Any
 
 import keras
 
+from model.networks import head
 from model.runs import finished_run
+from model.weights import weight_file
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system import command_line
 
 PROBABILITIES = "probabilities"
 
@@ -21,7 +23,8 @@ class Exportable:
             0..255 -> float32 [n, num_classes], where each row sums to 1.
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
         white_level: number that is white in 16-bit pictures; 0: 65535.
-        metadata: texts for formats that have room for them, by name.
+        metadata: texts for formats that have room for them, by name; Graft reads a
+            Keras file by them.
     """
 
     model: Any
@@ -46,23 +49,32 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
     """Build the classifier from a run's weights and temperature."""
     logits = run.load_model()
     scaled = keras.layers.Rescaling(
-        1 / run.temperature, name="temperature", dtype="float32"
+        1 / run.temperature, name=head.TEMPERATURE_LAYER, dtype="float32"
     )(logits.output)
     output = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
     return Exportable(
-        model=keras.Model(logits.input, output, name="classifier"),
+        model=keras.Model(logits.input, output, name=logits.name),
         spec=run.spec,
         resize_min=run.resize_min,
         white_level=run.white_level,
         class_names=run.class_names,
-        metadata={
-            "class_names": json.dumps(run.class_names),  # ASCII for any names
-            "graft_run": run.directory.name,
-            "network": str(run.config["network"]),
-            "input": _describe_input(run.spec, run.white_level),
-            "temperature": repr(run.temperature),
-        },
+        metadata=describe(run),
     )
+
+
+def describe(run: finished_run.FinishedRun) -> dict[str, str]:
+    """Return the metadata of an exported file, by which Graft finds all of the run."""
+    config = run.config
+    places = [name for name in ("features", "pooling", "scaling") if name in config]
+    return weight_file.describe(config["network"], run.spec) | {
+        "run": run.directory.name,
+        "class_names": command_line.as_utf8("\n".join(run.class_names)),
+        **{name: str(config[name]) for name in places},
+        "input": _describe_input(run.spec, run.white_level),
+        "temperature": repr(run.temperature),
+        "resize_min": str(run.resize_min),
+        "white_level": str(run.white_level),
+    }
 
 
 def _describe_input(spec: InputSpec, white_level: int) -> str:

@@ -80,12 +80,8 @@ def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     command_line.log(run_evaluation.describe(run))
     model = run.load_model()
     arrays = model_variables.gather(model)
-    network_name = run.config["network"]
-    metadata = weight_file.describe(network_name, run.spec) | {
-        "run": run.directory.name,
-        "class_names": command_line.as_utf8("\n".join(run.class_names)),
-    }
-    if network_name not in registry.NETWORKS:  # it was built from a configuration
+    metadata = exportable.describe(run)
+    if metadata["network"] not in registry.NETWORKS:  # built from a configuration
         metadata["keras_config"] = model.to_json()
     file_system.prepare_folder(path.parent)
     with file_system.replacing(path, suffix=f".partial{path.name}") as partial:
@@ -168,6 +164,7 @@ def _written(
             partial = stack.enter_context(file_system.replacing(path, suffix))
         if config.format == "keras":
             source.model.save(partial)
+            weight_file.mark_keras(partial, source.metadata)
             labels = stack.enter_context(
                 replacing_labels(path.with_name("labels.txt"), source.labels)
             )

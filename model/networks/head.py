@@ -4,6 +4,7 @@ A head sits on one layer and sees all of its numbers, or pools one or several fe
 maps: to the mean of each channel, or to its mean and standard deviation.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import keras
 
 from model.checkpoints import errors
-from model.networks.architecture import Network
+from model.networks.architecture import INPUT, Network
 from pipeline.batches.input_spec import InputSpec
 
 # The new final layer. No known network uses this name, so no checkpoint's classifier is
@@ -33,6 +34,31 @@ SCALINGS = ("none", "length", "roots")
 _ROOT_OFFSET = 1e-3  # added below the root, whose slope at 0 is then 16
 FLATTEN_LAYER = "head_flatten"  # first layer of a head that sees all numbers
 POOLINGS = ("auto", "none", "average", "statistics")
+TEMPERATURE_LAYER = "temperature"  # of exported models: divides the logits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadPosition:
+    """Where the head of a run sits, and what it consists of."""
+
+    features: tuple[str, ...]  # from shallow to deep
+    pooling: str = "none"
+    scaling: str = "none"
+    hidden: int = 0  # units of a layer before the final one
+    temperature: float = 1.0  # divides the logits
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "HeadPosition | None":
+        """Return the position that config.json or an exported file states, or None."""
+        stated = {n: values[n] for n in ("pooling", "scaling") if n in values}
+        try:
+            features = tuple(values["features"].split(","))
+            temperature = float(values.get("temperature", 1))
+            position = cls(features=features, temperature=temperature, **stated)
+            is_known = position.pooling in POOLINGS and position.scaling in SCALINGS
+            return position if is_known and 1e-6 < temperature < 1e6 else None
+        except (LookupError, AttributeError, ValueError, TypeError):
+            return None
 
 
 def is_pooling_layer(name: str) -> bool:
@@ -211,3 +237,25 @@ def make_layers(
 def weighted_layers(hidden: int) -> list[str]:
     """Return the head's layers with weights; the first one if it has `hidden` units."""
     return [HIDDEN_LAYER] * bool(hidden) + [FINAL_LAYER]
+
+
+def attach(network: Network, spec: InputSpec, position: HeadPosition) -> Network:
+    """Return a classifier: a network with a head in place of its own final layer."""
+
+    def connect(image: Any, num_classes: int) -> Any:
+        size_px = image.shape[1]
+        spec = InputSpec(size_px=size_px, short_side_px=size_px, source="")
+        part = network.build_part(spec, position.features, after=INPUT)
+        outputs = part._run_through_graph(
+            image, operation_fn=lambda one: type(one).from_config(one.get_config())
+        )
+        x = pool_features(outputs, position.features, position.pooling)
+        x = scale_features(x, position.scaling)
+        hidden, divisor = position.hidden, position.temperature
+        for layer in make_layers(num_classes, hidden=hidden, dropout=0.0, seed=0):
+            x = layer(x)
+        return keras.layers.Rescaling(1 / divisor, name=TEMPERATURE_LAYER)(x)
+
+    return dataclasses.replace(
+        network, connect=connect, input_spec=spec, is_classifier=True
+    )

@@ -40,6 +40,7 @@ def load_classifier(config: Config) -> classifier.Classifier:
         model=weights.model,
         spec=weights.spec,
         class_names=weights.class_names,
+        **weights.conversion,
     )
 
 

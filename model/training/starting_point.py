@@ -87,15 +87,6 @@ class StartingPoint:
         return lines
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadPosition:
-    """Where the head of an earlier run sits, as in StartingPoint."""
-
-    features: tuple[str, ...]
-    pooling: str
-    scaling: str
-
-
 def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint:
     """Find the network of the weights, and restore what fits.
 
@@ -118,7 +109,7 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
         spec = config.overrides.apply(spec)
     else:
         weights = named_weights.resolve(config.ckpt, arch=config.arch)
-        previous = _find_head_position(weights.path)
+        previous = _find_head_position(weights)
         restored = restore.restore_checkpoint(
             weights.checkpoint,
             arch=config.arch,
@@ -143,9 +134,13 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
     if weights and restored and config.keep_head:
         class_names = records.class_names
         _check_position_and_classes(weights.path, previous, features, class_names)
-        num_features = head.num_features(network, spec, features, pooling)
-        shapes = _head_shapes(num_features, config.hidden, len(class_names))
-        restored = _restore_head(restored, weights, shapes)
+        position = head.HeadPosition(
+            features=features, pooling=pooling, hidden=config.hidden
+        )
+        whole = head.attach(network, spec, position)
+        shapes = whole.variable_shapes(spec, len(class_names))
+        names = head.weighted_layers(config.hidden)
+        restored = _restore_head(restored, weights, {n: shapes[n] for n in names})
     return StartingPoint(
         network=network,
         spec=spec,
@@ -162,7 +157,7 @@ def _choose_features(
     config: settings.Config,
     network: architecture.Network,
     restored: restore.RestoredWeights | None,
-    previous: HeadPosition | None,
+    previous: head.HeadPosition | None,
 ) -> tuple[str, ...]:
     """Return the layers that the new head sits on, from shallow to deep.
 
@@ -170,7 +165,7 @@ def _choose_features(
     restored layer, with others if the network's heads are better on several.
     """
     positions = network.head_positions()
-    requested = _split(config.features)
+    requested = tuple(filter(None, map(str.strip, config.features.split(","))))
     if previous and not requested and set(previous.features) <= set(positions):
         requested = previous.features
     if requested:
@@ -186,10 +181,6 @@ def _choose_features(
     return (deepest,)
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _lowest_new(
     network: architecture.Network, last: str, restored: restore.RestoredWeights | None
 ) -> str:
@@ -201,30 +192,23 @@ def _lowest_new(
     return head.FINAL_LAYER
 
 
-def _find_head_position(path: Path) -> HeadPosition | None:
+def _find_head_position(weights: named_weights.Weights) -> head.HeadPosition | None:
     """Return where the head of a run sits; None if the weights are not a run's."""
-    if path.name != run_folder.MODEL_NAME:
-        return None
+    path, metadata = weights.path, weights.checkpoint.metadata
+    if path.name != run_folder.MODEL_NAME or "features" in metadata:
+        return head.HeadPosition.from_json(metadata)
     path = path.with_name(run_folder.CONFIG_NAME)
     try:
-        features, pooling, scaling = finished_run.read_json(
-            path,
-            lambda config: (
-                *(config["features"], config.get("pooling", "none")),
-                config.get("scaling", "none"),
-            ),
-        )
+        found: head.HeadPosition | None
+        found = finished_run.read_json(path, head.HeadPosition.from_json)
+        return found
     except run_folder.RunError:
         return None  # the file was moved, or the folder is not a run
-    is_known = pooling in head.POOLINGS and scaling in head.SCALINGS
-    if not isinstance(features, str) or not is_known:
-        return None
-    return HeadPosition(features=_split(features), pooling=pooling, scaling=scaling)
 
 
 def _check_position_and_classes(
     path: Path,
-    previous: HeadPosition | None,
+    previous: head.HeadPosition | None,
     features: tuple[str, ...],
     class_names: Sequence[str],
 ) -> None:
@@ -243,18 +227,6 @@ def _check_position_and_classes(
                 f"Expected the same classes in the same order, found "
                 f"{', '.join(labels)} and {', '.join(class_names)}."
             )
-
-
-def _head_shapes(
-    num_features: int, hidden: int, num_classes: int
-) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return {layer: {variable: shape}} of a head."""
-    sizes = [(head.HIDDEN_LAYER, hidden)] * bool(hidden)
-    layers = {}
-    for layer, units in [*sizes, (head.FINAL_LAYER, num_classes)]:
-        layers[layer] = {"kernel": (num_features, units), "bias": (units,)}
-        num_features = units
-    return layers
 
 
 def _restore_head(

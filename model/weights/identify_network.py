@@ -94,7 +94,7 @@ def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
     if name in networks:  # rule 1
         network = networks[name]
         spec = spec or network.input_spec
-        namings = list(naming_conventions.by_layer_name(network, spec))
+        namings = [*naming_conventions.by_layer_name(network, spec, is_own=True)]
     else:
         namings = _known_namings(checkpoint, networks.values(), arch)
         others, reason = _in_order(checkpoint, arch)

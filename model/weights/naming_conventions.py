@@ -184,10 +184,15 @@ NAMINGS = (
 )
 
 
-def by_layer_name(network: Network, spec: InputSpec) -> tuple[LayerNaming, LayerNaming]:
-    """Return the namings with Graft's layers and Keras' or TensorFlow's variables."""
-    source = "layer names"
-    layers = {n: n.removesuffix(RENAMED) for n in network.weighted_layers()}
+def by_layer_name(
+    network: Network, spec: InputSpec, *, is_own: bool = False
+) -> tuple[LayerNaming, LayerNaming]:
+    """Return the namings with Graft's layers and Keras' or TensorFlow's variables.
+
+    `is_own` says whether Graft wrote the file, with the layers that it renamed.
+    """
+    source, names = "layer names", network.weighted_layers()
+    layers = {name: name if is_own else name.removesuffix(RENAMED) for name in names}
     return (
         LayerNaming(
             *(source, network.name, layers, _KERAS), spec=spec, keeps_variables=True

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from model.checkpoints import errors
+from model.networks import head
 from model.weights import (
     identify_network,
     model_variables,
@@ -28,6 +29,7 @@ class PretrainedClassifier:
     restored: restore.RestoredWeights
     class_names: tuple[str, ...]
     has_class_names: bool  # whether the user or the file names the classes
+    conversion: Mapping[str, int]  # of the run's photos: resize_min, white_level
 
     @property
     def spec(self) -> InputSpec:
@@ -63,8 +65,8 @@ def load(
     Without class names, here or in the file, they are "class 0", "class 1" and so on.
     """
     checkpoint = named_weights.resolve(ckpt, arch=arch).checkpoint
-    match = identify_network.identify(checkpoint, arch=arch)
-    network = match.network
+    match = _with_head(identify_network.identify(checkpoint, arch=arch))
+    network, metadata = match.network, checkpoint.metadata
     if not network.is_classifier:
         raise errors.MismatchedCheckpoint(
             f"{checkpoint.where}: {network.name} does not end in a dense layer with a "
@@ -77,8 +79,8 @@ def load(
         match, overrides=overrides, num_classes=num_classes
     )
     restored.require(network.positions()[-1], for_evaluation=True)
-    if not class_names and "class_names" in checkpoint.metadata:
-        class_names = checkpoint.metadata["class_names"].split("\n")
+    if not class_names and "class_names" in metadata:
+        class_names = metadata["class_names"].split("\n")
         fit = "used" if len(class_names) == num_classes else "too many or too few"
         shown = f"{', '.join(class_names[:5])}{', ...' * (len(class_names) > 5)}"
         command_line.note(
@@ -92,8 +94,30 @@ def load(
             "the network's classes in the order of its logits."
         )
     return PretrainedClassifier(
-        ckpt, restored, names, has_class_names=bool(class_names)
+        *(ckpt, restored, names, bool(class_names)),
+        conversion={
+            name: int(metadata[name])
+            for name in ("resize_min", "white_level")
+            if re.fullmatch(r"\d{1,5}", metadata.get(name, ""))
+        },
     )
+
+
+def _with_head(match: identify_network.NetworkMatch) -> identify_network.NetworkMatch:
+    """Return a match whose network has the head with which a run was exported."""
+    checkpoint, network, naming = match.checkpoint, match.network, match.naming
+    position = head.HeadPosition.from_json(checkpoint.metadata)
+    if not position or not {*position.features} <= {*network.head_positions()}:
+        return match
+    spec = naming.spec or network.input_spec
+    spec = dataclasses.replace(spec, source="stated by the file, an exported run")
+    head.choose_pooling(network, spec, position.features, position.pooling)
+    kernel = checkpoint.tensors.get(f"{head.HIDDEN_LAYER}/kernel", np.zeros((0, 0)))
+    hidden = np.atleast_2d(kernel).shape[-1]
+    network = head.attach(network, spec, dataclasses.replace(position, hidden=hidden))
+    layers = {name: name for name in network.weighted_layers()} | {**naming.layers}
+    naming = dataclasses.replace(naming, layers=layers, spec=spec)
+    return dataclasses.replace(match, network=network, naming=naming)
 
 
 def _num_classes(match: identify_network.NetworkMatch) -> int:

@@ -83,16 +83,17 @@ def colour_model(spec=SPEC):
     return model
 
 
-def write_run(folder, found, model, spec=SPEC, network_name="test"):
-    """A finished run folder."""
+def write_run(folder, found, model, spec=SPEC, network_name="test", **config):
+    """A finished run folder; `config` adds to its config.json."""
     record = run_folder.RunFolder(directory=folder)
-    config = {
+    config |= {
         "network": network_name,
         "input_spec": dataclasses.asdict(spec),
         "data": {
             "path": str(found.directory),
             "manifest_digest": found.digest,
             "class_names": list(found.class_names),
+            **config.pop("data", {}),
         },
     }
     record.start(config, found.class_names)

@@ -7,6 +7,7 @@ The metadata of the file have `class_names`, a JSON list in label order, and the
 network, input, temperature and run of the classifier.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def write(classifier: Exportable, path: Path) -> None:
         raise converters.name_failing_layer(
             FORMAT, error, classifier, _convert_model
         ) from error
-    onnx.helper.set_model_props(model, classifier.metadata)
+    # A mean image would make the input's exact numbers long.
+    metadata = {n: v for n, v in classifier.metadata.items() if n != "input_spec"}
+    metadata["class_names"] = json.dumps(classifier.class_names)  # ASCII for any names
+    onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
 
 

@@ -17,12 +17,12 @@ from model.networks import architecture, head, layers
 _MAX_LAYERS, _MAX_DEPTH = 2_000, 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
-_GRAFTED = {
-    *(architecture.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
-    *(head.HIDDEN_LAYER, head.FINAL_LAYER),
+_HEAD = {
+    *("head_drop", head.POOL_LAYER, head.FLATTEN_LAYER, head.SCALED_LAYER),
+    *(head.HIDDEN_LAYER, head.FINAL_LAYER, head.TEMPERATURE_LAYER),
 }
 _IS_OWN = {architecture.INPUT, architecture.NORMALISATION, head.FINAL_LAYER}
-_RESERVED = {architecture.INPUT, "features", *_GRAFTED}
+_RESERVED = {*_IS_OWN, *_HEAD, "features"}
 RENAMED = "_in_file"  # ends the names of layers whose own name Graft needs
 _MODELS = ("Sequential", "Functional", "Model")
 Refuse = Callable[[str], Exception]
@@ -96,6 +96,7 @@ class _Reader:
         self.name = "model"
         self.input_shape: list[Any] | None = None
         self.calls: dict[str, Call] = {}
+        self.is_own = False  # whether a run of Graft saved the model
 
     def model(self, model: Mapping[str, Any], source: Output, depth: int) -> Output:
         """Gather the calls of a model that is called on `source`; return its output."""
@@ -141,12 +142,16 @@ class _Reader:
             for name, part in named.items()
             if name != inputs[0]
         }
-        is_own = depth == 0 and named.keys() >= _IS_OWN
+        self.is_own |= depth == 0 and named.keys() >= _IS_OWN
         outputs = dict[str, Output]()  # of what stands for each layer here
+        removed = set[str]()  # layers of a run's head
         for name in self._in_order(calls, last[0].layer):
-            if is_own and (name in _GRAFTED or head.is_pooling_layer(name)):
+            sources = [output.layer for output in _outputs(calls[name])]
+            if self.is_own and (_begins_head(name) or removed & {*sources}):
+                removed.add(name)
+            if name in removed or (self.is_own and name == architecture.NORMALISATION):
                 # The last of the layers that a head sits on is the deepest.
-                outputs[name] = outputs[_outputs(calls[name])[-1].layer]
+                outputs[name] = outputs[sources[-1]]
                 continue
             args, kwargs = (_replaced(part, outputs) for part in calls[name])
             args = args or (source,)
@@ -218,7 +223,8 @@ class _Reader:
         name = _name_of(part)
         if not isinstance(kind, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {name[:60]!r}")
-        if name in _RESERVED or head.is_pooling_layer(name) or layers.group_of(name):
+        is_taken = name in _RESERVED or _begins_head(name)
+        if layers.group_of(name) or (is_taken and not self.is_own):
             name += RENAMED
         if name in self.calls:
             raise self.refuse(f"two layers of the name {name!r}")
@@ -230,6 +236,11 @@ class _Reader:
         )
         self.calls[name] = Call(name, kind, is_operation, config, args, kwargs)
         return Output(name)
+
+
+def _begins_head(name: str) -> bool:
+    """Return whether a layer of a run's model, and those above it, are its head."""
+    return name in _HEAD or head.is_pooling_layer(name)
 
 
 def _name_of(part: Mapping[str, Any]) -> str:
