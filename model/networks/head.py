@@ -87,8 +87,8 @@ def choose_pooling(
     flowers, one on means for 86.5 %; of two trained by steps at 416 pixels, the first
     was right for 89.5 %, the second for 88.6 %.
 
-    `requested` is one of POOLINGS; "auto" is "statistics" for feature maps if the head is
-    solved instead of trained by steps, else "average".
+    `requested` is one of POOLINGS; "auto" is "statistics" for feature maps if the head
+    is solved instead of trained by steps, else "average".
     """
     is_several, names = len(features) > 1, ",".join(features)
     for name in features:

@@ -127,20 +127,13 @@ def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint
     requested = config.pooling
     if previous and config.keep_head and requested == "auto":
         requested = previous.pooling
-    is_solved = any(stage.allows_solver for stage in config.in_stages())
-    pooling = head.choose_pooling(
-        network, spec, features, requested, is_solved=is_solved
-    )
+    solved = any(stage.allows_solver for stage in config.in_stages())
+    pooling = head.choose_pooling(network, spec, features, requested, is_solved=solved)
     if weights and restored and config.keep_head:
-        class_names = records.class_names
-        _check_position_and_classes(weights.path, previous, features, class_names)
-        position = head.HeadPosition(
-            features=features, pooling=pooling, hidden=config.hidden
-        )
-        whole = head.attach(network, spec, position)
-        shapes = whole.variable_shapes(spec, len(class_names))
-        names = head.weighted_layers(config.hidden)
-        restored = _restore_head(restored, weights, {n: shapes[n] for n in names})
+        names, hidden = records.class_names, config.hidden
+        _check_position_and_classes(weights.path, previous, features, names)
+        kept = head.HeadPosition(features=features, pooling=pooling, hidden=hidden)
+        restored = _restore_head(restored, weights, kept, len(names))
     return StartingPoint(
         network=network,
         spec=spec,
@@ -232,10 +225,14 @@ def _check_position_and_classes(
 def _restore_head(
     restored: restore.RestoredWeights,
     weights: named_weights.Weights,
-    shapes: dict[str, dict[str, tuple[int, ...]]],
+    position: head.HeadPosition,
+    num_classes: int,
 ) -> restore.RestoredWeights:
     """Return the restored weights together with those of the file's head."""
-    tensors = weights.checkpoint.tensors
+    tensors, spec = weights.checkpoint.tensors, restored.spec
+    whole = head.attach(restored.network, spec, position)
+    of_whole = whole.variable_shapes(spec, num_classes)
+    shapes = {n: of_whole[n] for n in head.weighted_layers(position.hidden)}
     values: dict[str, dict[str, np.ndarray]] = {}
     entries = {entry.tensor: entry for entry in restored.entries}
     for layer, variables in shapes.items():
