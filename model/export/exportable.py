@@ -65,16 +65,16 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
 def describe(run: finished_run.FinishedRun) -> dict[str, str]:
     """Return the metadata of an exported file, by which Graft finds all of the run."""
     config = run.config
-    places = [name for name in ("features", "pooling", "scaling") if name in config]
-    return weight_file.describe(config["network"], run.spec) | {
+    metadata = weight_file.describe(config["network"], run.spec) | {
         "run": run.directory.name,
         "class_names": command_line.as_utf8("\n".join(run.class_names)),
-        **{name: str(config[name]) for name in places},
         "input": _describe_input(run.spec, run.white_level),
         "temperature": repr(run.temperature),
         "resize_min": str(run.resize_min),
         "white_level": str(run.white_level),
     }
+    places = [name for name in ("features", "pooling", "scaling") if name in config]
+    return metadata | {name: str(config[name]) for name in places}
 
 
 def _describe_input(spec: InputSpec, white_level: int) -> str:

@@ -29,7 +29,7 @@ class PretrainedClassifier:
     restored: restore.RestoredWeights
     class_names: tuple[str, ...]
     has_class_names: bool  # whether the user or the file names the classes
-    conversion: Mapping[str, int]  # of the run's photos: resize_min, white_level
+    conversion: Mapping[str, Any]  # of the run's photos: resize_min, white_level
 
     @property
     def spec(self) -> InputSpec:
