@@ -331,10 +331,6 @@ class TestPlan:
         assert "features of" not in again  # those of the first stage serve it
         assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", again)
 
-    def test_the_plan_counts_missing_features_alone(self, plan, tiny_config):
-        train_run.train(tiny_config)
-        assert "features of" not in plan(run_dir=tiny_config.run_dir + "2")
-
     def test_the_plan_of_several_trainings_multiplies_their_time(self, plan):
         assert "5 such trainings, altogether about" in plan(seeds=5)
 

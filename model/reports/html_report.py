@@ -77,7 +77,7 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "matrix": matrix,
         "photo_data": {
             "photos": thumbnails.sources,
-            "heats": {name: heat.source for name, heat in heat_maps.items()},
+            "heats": {name: heat["source"] for name, heat in heat_maps.items()},
             "cells": cells,
             "classes": evaluation.figures["class_names"],
         },

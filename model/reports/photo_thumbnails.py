@@ -1,7 +1,6 @@
 """Make the thumbnails and heat maps of the HTML report, of limited total size."""
 
 import concurrent.futures
-import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,20 +22,6 @@ _HEAT_PX = 160
 _PHOTOS_AT_ONCE = 64
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeatMap:
-    """A heat map of what the network looked at, and its place in the photo.
-
-    The place is that of the network's input, in % of the photo's width or height.
-    """
-
-    source: str  # data URL of the network's input with the heat map over it
-    left: float
-    top: float
-    width: float
-    height: float
-
-
 class Thumbnails:
     """Thumbnails of photos, each made once, up to a total size."""
 
@@ -44,7 +29,6 @@ class Thumbnails:
         """Starts without thumbnails."""
         # {SHA-256 of a photo: data URL}; "" for a photo that does not decode.
         self.sources: dict[str, str] = {}
-        self.full = False  # whether the total size is reached
         self._photos = stored_photo.StoredPhotos(records.directory)
 
     def add(self, rows: Iterable[Row], *, large: bool) -> None:
@@ -63,7 +47,6 @@ class Thumbnails:
                 for row, source in zip(rows_now, pool.map(make, rows_now), strict=True):
                     total_bytes += len(source)
                     if total_bytes > MAX_BYTES:
-                        self.full = True
                         return
                     self.sources[row.sha256] = source
 
@@ -81,11 +64,12 @@ def heat_maps(
     rows: Sequence[Row],
     labels: Sequence[int],
     spec: InputSpec,
-) -> dict[str, HeatMap]:
+) -> dict[str, dict[str, str]]:
     """Return the heat map of each photo for one class (Grad-CAM), by its SHA-256.
 
     `labels` are those of the class in question, one for each row. A network without a
-    spatial layer has no heat maps.
+    spatial layer has no heat maps. `source` is a data URL of the network's input with
+    the heat map over it, and `style` its place in the photo, in CSS.
     """
     if not rows:
         return {}
@@ -104,11 +88,9 @@ def heat_maps(
             jpeg = opencv.page_jpeg(grad_cam.overlay(image, heat), side=_HEAT_PX)
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
-            maps_by_photo[row.sha256] = HeatMap(
-                source=html_templates.jpeg_url(jpeg),
-                left=100 * left / row.width,
-                top=100 * top / row.height,
-                width=100 * width / row.width,
-                height=100 * height / row.height,
-            )
+            maps_by_photo[row.sha256] = {
+                "source": html_templates.jpeg_url(jpeg),
+                "style": f"left:{left / row.width:.2%};top:{top / row.height:.2%};"
+                f"width:{width / row.width:.2%};height:{height / row.height:.2%}",
+            }
     return maps_by_photo

@@ -130,6 +130,18 @@ class TestReuse:
         assert sorted(computed[10:]) == list(every[10:15])
         assert_close(gather(features, every[10:30]), central[10:30])
 
+    def test_what_is_missing_is_counted_before(
+        self, extract, every, trunk, found, tmp_path
+    ):
+        identity = cache_key.describe(trunk, "conv", SPEC, "float32", found)
+        where = {"cache_dir": tmp_path, "identity": identity}
+        rows = {0: every, 1: every[:10]}
+        num_missing = feature_cache.num_missing
+        assert num_missing(len(every), rows, **where) == len(every) + 10
+        assert not list(tmp_path.iterdir())
+        extract({0: every[:20]})
+        assert num_missing(len(every), rows, **where) == len(every) - 20 + 10
+
     def test_the_mirrored_view_is_the_same_computed_with_or_without_the_central_one(
         self, extract, every
     ):
