@@ -83,13 +83,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[number] = largest
-    return corrected
+    values = np.array(p_values)
+    order = np.argsort(values, kind="stable")
+    times_left = np.arange(len(values), 0, -1) * values[order]
+    values[order] = np.maximum.accumulate(np.minimum(1, times_left))
+    return values.tolist()
 
 
 def photos_needed(
@@ -97,19 +95,14 @@ def photos_needed(
     *,
     difference: float = POINT,
     alpha: float = ALPHA,
-    power: float = POWER,
     effective_share: float = 1,
 ) -> int:
     """Return the number of photos on which McNemar's test sees a difference.
 
-    Args:
-        differing: share of photos that only one of the runs gets right, 0..1; at least
-            `difference` is assumed, since it cannot be less.
-        difference: difference in accuracy, above 0.
-        alpha: chance of reporting a difference that does not exist, 0..1.
-        power: chance of seeing a difference of this size, 0..1.
-        effective_share: number of independent photos that one photo counts as, 0..1;
-            below 1 for photos in groups.
+    `differing` is the share of photos that only one of the runs gets right, at least
+    `difference`, that in accuracy; `alpha` is the chance of reporting a difference that
+    does not exist. `effective_share` is the number of independent photos that one photo
+    counts as, below 1 for photos in groups.
 
     Source: Connor 1987, "Sample size for testing differences in proportions for the
     paired-sample design", Biometrics 43.
@@ -117,5 +110,5 @@ def photos_needed(
     quantile = statistics.NormalDist().inv_cdf
     differing = max(differing, difference)
     deviation = quantile(1 - alpha / 2) * math.sqrt(differing)
-    deviation += quantile(power) * math.sqrt(differing - difference**2)
+    deviation += quantile(POWER) * math.sqrt(differing - difference**2)
     return math.ceil((deviation / difference) ** 2 / effective_share)
