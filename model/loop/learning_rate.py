@@ -26,21 +26,17 @@ def share(settings: optimization.Settings, step: int, total: int) -> float:
     return decayed * min(1.0, (step + 1) / max(1, settings.warmup_steps))
 
 
-def _done(step: int, total: int) -> float:
-    return min(1.0, step / total)
-
-
 _SHARES: dict[str, Callable[[optimization.Settings, int, int], float]] = {
     "constant": lambda s, t, total: 1.0,
     "fixed": lambda s, t, total: 1.0,
     "step": lambda s, t, total: s.gamma ** (t // s.stepsize),
     "multistep": lambda s, t, total: s.gamma ** sum(t >= m for m in s.milestone_steps),
-    "poly": lambda s, t, total: (1 - _done(t, total)) ** s.power,
+    "poly": lambda s, t, total: (1 - min(1.0, t / total)) ** s.power,
     "inv": lambda s, t, total: (1 + s.gamma * t) ** -s.power,
     "exp": lambda s, t, total: s.gamma**t,
     # Its hyperbolic form does not overflow.
     "sigmoid": lambda s, t, total: (1 + math.tanh(s.gamma * (t - s.stepsize) / 2)) / 2,
-    "cosine": lambda s, t, total: (1 + math.cos(math.pi * _done(t, total))) / 2,
+    "cosine": lambda s, t, total: (1 + math.cos(math.pi * min(1.0, t / total))) / 2,
 }
 
 

@@ -6,6 +6,7 @@ the page's text and in its data.
 
 import base64
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,15 @@ def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
 def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     """Return the photos of the page, with thumbnails and heat maps."""
     cards = report_photos.photo_cards(evaluation)
-    all_cards = (card for group in cards.values() for card in group)
-    shown = report_photos.unique_photos(all_cards)
+    card_of: dict[str, report_photos.PhotoCard] = {}  # the first one of each photo
+    for card in itertools.chain(*cards.values()):
+        card_of.setdefault(card.row.sha256, card)
     thumbnails = photo_thumbnails.Thumbnails(evaluation.data.records)
-    rows = [card.row for card in shown]
+    rows = [card.row for card in card_of.values()]
+    labels = [card.label for card in card_of.values()]
     thumbnails.add(rows, large=True)
     near_copies = report_photos.near_copies(evaluation)
     thumbnails.add((row for *pair, _ in near_copies for row in pair), large=True)
-    labels = [card.label for card in shown]
     heat_maps = photo_thumbnails.heat_maps(
         evaluation.model, evaluation.data.records, rows, labels, evaluation.run.spec
     )

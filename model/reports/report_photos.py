@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,7 @@ class PhotoCard:
     true_probability: float
 
 
-def photo_cards(
-    evaluation: run_evaluation.RunEvaluation,
-) -> dict[str, list[PhotoCard]]:
+def photo_cards(evaluation: run_evaluation.RunEvaluation) -> dict[str, list[PhotoCard]]:
     """Return the cards of the report by the section that shows them.
 
     `worst` are the most confident mistakes, `unsure` the least confident correct
@@ -74,14 +72,6 @@ def near_copies(
         for photo in photos[:_NUM_NEAR_COPIES]
         if photo["similar_to"] in rows
     ]
-
-
-def unique_photos(cards: Iterable[PhotoCard]) -> list[PhotoCard]:
-    """Return the first card of each photo."""
-    by_photo: dict[str, PhotoCard] = {}
-    for card in cards:
-        by_photo.setdefault(card.row.sha256, card)
-    return list(by_photo.values())
 
 
 def _label_error_cards(evaluation: run_evaluation.RunEvaluation) -> list[PhotoCard]:

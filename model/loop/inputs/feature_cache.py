@@ -270,8 +270,7 @@ def _open(path: Path, shape: Sequence[int], dtype: Any) -> np.memmap:
 def _evict(cache_dir: Path, keep: Path) -> None:
     """Remove the least recently used caches until the others fit into CAP_BYTES."""
     marks = sorted(
-        cache_dir.glob(f"*/{_IDENTITY_NAME}"),
-        key=lambda path: path.lstat().st_mtime,
+        cache_dir.glob(f"*/{_IDENTITY_NAME}"), key=lambda path: path.lstat().st_mtime
     )
     sizes = {
         mark.parent: sum(path.lstat().st_blocks * 512 for path in mark.parent.iterdir())
