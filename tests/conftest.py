@@ -99,6 +99,7 @@ def shared_run(shared_records, weights_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(weights_cache))
         config = settings.Config(
+            ckpt="alexnet",
             data=str(shared_records),
             run_dir=str(tmp_path_factory.mktemp("runs") / "shared"),
             epochs=4,

@@ -28,6 +28,7 @@ def cache(weights_cache, monkeypatch):
 @pytest.fixture
 def quick(shared_records, tmp_path):
     return settings.Config(
+        ckpt="alexnet",
         data=str(shared_records),
         run_dir=str(tmp_path / "run"),
         epochs=2,

@@ -36,8 +36,8 @@ def start_both(shared_records, weights_cache):
 
 # Steps of 13 photos of 48, so that the last is smaller; nothing is random.
 SETTINGS = (
-    *("--train_from=conv5", "--views=1", "--batch_size=13", "--dropout=0"),
-    *("--precision=float32", "--learning_rate=1e-4"),
+    *("--ckpt=alexnet", "--train_from=conv5", "--views=1", "--batch_size=13"),
+    *("--dropout=0", "--precision=float32", "--learning_rate=1e-4"),
 )
 
 

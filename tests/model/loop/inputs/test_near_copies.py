@@ -59,9 +59,8 @@ def test_copies_that_hashes_miss_are_listed_and_left_out(
     copies = [row.path for row in records.included() if "turned" in row.path]
     assert len(copies) == NUM_COPIED
 
-    config = settings.Config(
-        data=str(records.directory), run_dir=str(tmp_path / "run"), epochs=1, views=1
-    )
+    where = {"data": str(records.directory), "run_dir": str(tmp_path / "run")}
+    config = settings.Config(ckpt="alexnet", epochs=1, views=1, **where)
     run = train_run.train(config)
     listed = list(csv.DictReader((run / "similar.csv").read_text().splitlines()))
     assert sorted(photo["path"] for photo in listed) == sorted(copies)
