@@ -12,26 +12,15 @@ from model.checkpoints import errors
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a weight file holds.
+    """What a weight file holds."""
 
-    Attributes:
-        tensors: {name in the file: array}, in the layout of the file.
-        format: name of the format; model/weights/layer_naming.py looks at its
-            beginning.
-        where: name of the file, for messages.
-        metadata: what the file says about itself.
-        ignored_entries: names of entries that are no weights.
-        layers: "name Type" of the layers that the file lists, in its order.
-        keras_config: JSON text of a Keras model's configuration; "" if it has none.
-    """
-
-    tensors: dict[str, np.ndarray]
-    format: str
-    where: str = ""
+    tensors: dict[str, np.ndarray]  # by their names and in the layout of the file
+    format: str  # model/weights/layer_naming.py looks at its beginning
+    where: str = ""  # name of the file, for messages
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    ignored_entries: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    keras_config: str = ""
+    ignored_entries: tuple[str, ...] = ()  # names of entries that are no weights
+    layers: tuple[str, ...] = ()  # "name Type" of those that the file lists, in order
+    keras_config: str = ""  # JSON text of a Keras model's configuration, if it has one
 
     def digest(self) -> str:
         """Return the SHA-256 of names, shapes, types and values of all tensors."""

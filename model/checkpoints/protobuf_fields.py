@@ -16,20 +16,13 @@ _MAX_FIELDS = 1_000_000  # of a file; beyond any model's
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a message.
+    """A field of a message."""
 
-    Attributes:
-        number: field number, as the message's definition has it.
-        kind: wire type: VARINT, FIXED64, BYTES or FIXED32.
-        start: byte of the file where the value begins; `end` is the byte after it.
-        value: an unsigned number; 0 for BYTES.
-    """
-
-    number: int
-    kind: int
-    start: int
-    end: int
-    value: int
+    number: int  # as the message's definition has it
+    kind: int  # wire type: VARINT, FIXED64, BYTES or FIXED32
+    start: int  # byte of the file where the value begins
+    end: int  # the byte after it
+    value: int  # an unsigned number; 0 for BYTES
 
 
 class Wire:

@@ -38,21 +38,14 @@ _V2 = InputSpec(
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Networks of keras.applications that expect the same pixels.
-
-    Attributes:
-        name: name of the networks, for people.
-        input_spec: normalisation of what their first convolution receives, which the
-            models with a Rescaling or Normalization layer of their own do themselves;
-            its sizes are those of ImageNet at 224 pixels.
-        bgr: whether their weights expect blue, green, red.
-        layers: regular expression of a layer that they have and no others.
-    """
+    """Networks of keras.applications that expect the same pixels."""
 
     name: str
+    # Normalisation of what their first convolution receives, which models with a
+    # Rescaling or Normalization layer of their own do themselves.
     input_spec: InputSpec
-    layers: str
-    bgr: bool = False
+    layers: str  # regular expression of a layer that they have and no others
+    bgr: bool = False  # whether their weights expect blue, green, red
 
 
 # The first that fits counts. A name may end a path, such as Keras 2's conv1/conv.

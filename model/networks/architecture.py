@@ -35,29 +35,18 @@ class Network:
 
     Its positions are the layers whose output all paths from the image to the logits
     pass: there it can be cut in two, and a head can sit there.
-
-    Attributes:
-        name: name in the table of networks, and value of --arch.
-        connect: function (Keras tensor of normalised images, number of classes) ->
-            Keras tensor of logits.
-        input_spec: size and normalisation of the input of its best-known weights.
-        features: positions that a new head may sit on by default, from shallow to deep;
-            the deepest one with restored weights is used.
-        combined_features: positions whose pooled outputs the default head combines if
-            all of them are restored; empty to use the deepest one only.
-        num_classes: number of classes of its best-known weights.
-        is_classifier: whether it ends in a logit for each of two classes or more.
-        landmark: tensor, and its shape, that every file of it has; or None
     """
 
-    name: str
-    connect: Callable[[Any, int], Any]
-    input_spec: InputSpec
+    name: str  # in the table of networks; value of --arch
+    connect: Callable[[Any, int], Any]  # normalised images, number of classes -> logits
+    input_spec: InputSpec  # of its best-known weights
+    # Positions that a new head may sit on by default, from shallow to deep: the deepest
+    # one with restored weights; or all of the second list, pooled, if all are restored.
     features: tuple[str, ...]
     combined_features: tuple[str, ...] = ()
-    num_classes: int = 1000
-    is_classifier: bool = True
-    landmark: tuple[str, tuple[int, ...]] | None = None
+    num_classes: int = 1000  # of its best-known weights
+    is_classifier: bool = True  # whether it ends in logits of two classes or more
+    landmark: tuple[str, tuple[int, ...]] | None = None  # a tensor in all of its files
 
     def positions(self) -> list[str]:
         """Return the positions above the input, up to and with the logits."""
@@ -125,13 +114,12 @@ class Network:
         """Return {layer: {variable: shape}} of the layers that have weights.
 
         A convolution in groups is one layer. For 0 classes, the logits are those of the
-        network's own classes. Layers that the size does not suit are as for its own.
-
-        Raises:
-            errors.MismatchedCheckpoint: the network cannot take an input of that size.
+        network's own classes. Layers that the size does not suit are as for its own; a
+        size that suits none is a MismatchedCheckpoint, here and below.
         """
-        shapes = self._description(spec, num_classes).variable_shapes
-        if self._description(spec, num_classes).misfit:
+        description = self._description(spec, num_classes)
+        shapes = description.variable_shapes
+        if description.misfit:
             shapes = {**self._description(None, num_classes).variable_shapes, **shapes}
         return {layer: dict(variables) for layer, variables in shapes.items()}
 
@@ -144,11 +132,7 @@ class Network:
         }
 
     def output_shape(self, spec: InputSpec, last: str) -> tuple[Any, ...]:
-        """Return the shape of the output of a position; the batch's size is None.
-
-        Raises:
-            errors.MismatchedCheckpoint: the network cannot take an input of that size.
-        """
+        """Return the shape of the output of a position; the batch's size is None."""
         return tuple(self._description(spec).output(last).shape)
 
     def suits(self, spec: InputSpec, last: str) -> bool:
@@ -263,19 +247,12 @@ def normalisation(spec: InputSpec, *, repeat_per_column: bool = False) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Description:
-    """A whole network whose variables have shapes and no values.
+    """A whole network whose variables have shapes and no values."""
 
-    Attributes:
-        model: keras.Model, image -> logits.
-        layers: {name: Keras layer} above the input, in order of computation.
-        positions: {position: Keras tensor, its output}.
-        misfit: message that the layers above do not suit the input's size, or "".
-    """
-
-    model: Any
-    layers: Mapping[str, Any]
-    positions: Mapping[str, Any]
-    misfit: str = ""
+    model: Any  # keras.Model, image -> logits
+    layers: Mapping[str, Any]  # Keras layers above the input, in order of computation
+    positions: Mapping[str, Any]  # {position: Keras tensor, its output}
+    misfit: str = ""  # message that the layers above do not suit the input's size
 
     def output(self, position: str) -> Any:
         """Return the output of a position, or the normalised image for INPUT."""

@@ -32,52 +32,34 @@ _WINDOW_SIDES = {7 * 7 * 512: 7}
 
 @dataclasses.dataclass(frozen=True)
 class LayerNaming:
-    """One tool's naming convention and layout for one network.
+    """One tool's naming convention and layout for one network."""
 
-    Attributes:
-        source: name of the tool or file, for people.
-        layers: {Graft's layer: what stands for it in the file}.
-        variables: {Graft's variable: its name in the file, with {} for the layer}.
-        layout: "caffe" (also PyTorch) if kernels are OIHW and [out, in] and the input
-            of dense layers is flattened as CHW; "tensorflow" for Graft's layout.
-        flattened_from: {dense layer: (channels, height, width)} of the feature map that
-            its input is flattened from.
-        bgr: whether the channels of the input are blue, green, red.
-        spec: size and normalisation of the input; None for the network's own.
-        formats: possible beginnings of the file's format; empty for any format.
-        layer_order: two layers; in a file that lists its layers, the first one comes
-            before the second. It distinguishes networks with equal tensors.
-        caffe_types: types of Caffe's layers without weights that this network has and
-            most networks lack.
-        dense_as_conv: whether dense layers are stored as convolutions over their whole
-            input.
-        ignored_prefixes: beginnings of the names of other tensors in such files.
-        is_automatic: whether Keras made up the names, so that all layers but the final
-            one have to fit.
-        keeps_variables: whether variables that are not in `variables` have Graft's
-            names in the file.
-        tensors: {Graft's "layer/variable": its name in the file}, in place of `layers`
-            and `variables`; empty to use these.
-    """
-
-    source: str
+    source: str  # name of the tool or file, for people
     network: str
-    layers: Mapping[str, str]
-    variables: Mapping[str, str]
+    layers: Mapping[str, str]  # {Graft's layer: what stands for it in the file}
+    variables: Mapping[str, str]  # {Graft's variable: its name, with {} for the layer}
     _: dataclasses.KW_ONLY
+    # "caffe" (also PyTorch) if kernels are OIHW and [out, in] and the input of dense
+    # layers is flattened as CHW; "tensorflow" for Graft's layout.
     layout: Layout = "tensorflow"
+    # {dense layer: (channels, height, width) of the feature map before it}.
     flattened_from: Mapping[str, tuple[int, int, int]] = dataclasses.field(
         default_factory=dict
     )
-    bgr: bool = False
-    spec: InputSpec | None = None
-    formats: tuple[str, ...] = ()
+    bgr: bool = False  # whether the channels of the input are blue, green, red
+    spec: InputSpec | None = None  # of the input; None for the network's own
+    formats: tuple[str, ...] = ()  # beginnings of the file's format; empty for any
+    # Two layers: in a file that lists its layers, the first one comes before the
+    # second. It distinguishes networks with equal tensors.
     layer_order: tuple[str, str] | None = None
+    # Types of Caffe's layers without weights that this network has and most lack.
     caffe_types: frozenset[str] = frozenset()
-    dense_as_conv: bool = False
-    ignored_prefixes: tuple[str, ...] = ()
-    is_automatic: bool = False
-    keeps_variables: bool = False
+    dense_as_conv: bool = False  # dense layers are convolutions over their whole input
+    ignored_prefixes: tuple[str, ...] = ()  # of the names of other tensors
+    is_automatic: bool = False  # Keras made up the names: all layers but the last fit
+    keeps_variables: bool = False  # variables that are not listed have Graft's names
+    # {Graft's "layer/variable": its name in the file}, in place of `layers` and
+    # `variables`; empty to use these.
     tensors: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tensor_name(self, layer: str, variable: str) -> str:
@@ -126,11 +108,7 @@ class LayerNaming:
         return not excess and num_rows == shape[0]
 
     def to_graft(
-        self,
-        layer: str,
-        variable: str,
-        tensor: np.ndarray,
-        shape: tuple[int, ...],
+        self, layer: str, variable: str, tensor: np.ndarray, shape: tuple[int, ...]
     ) -> np.ndarray:
         """Bring a tensor that `fits` to Graft's layout and `shape`.
 

@@ -44,10 +44,7 @@ class Weights:
 
 
 def resolve(
-    ckpt: str,
-    *,
-    arch: str = "",
-    sources: Mapping[str, tuple[Source, ...]] = SOURCES,
+    ckpt: str, *, arch: str = "", sources: Mapping[str, tuple[Source, ...]] = SOURCES
 ) -> Weights:
     """Find weights by name or path, and download named weights once.
 

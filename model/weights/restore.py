@@ -46,28 +46,19 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RestoredWeights:
-    """Weights of a file as values for the variables of a network.
+    """Weights of a file as values for the variables of a network."""
 
-    Attributes:
-        where: name of the file, for messages.
-        spec: size and normalisation of the input that the weights expect.
-        is_bgr: whether the file's first kernel sees blue first; it is reversed here.
-        values: {layer: {"kernel" or "bias" or ...: array in Graft's layout}} of all
-            tensors that fit; position embeddings for the file's number of patches.
-        shapes: {layer: {variable: shape}} of the network.
-        skipped: layers that were left out on purpose.
-        entries: lines of the ledger about the file's tensors.
-    """
-
-    where: str
+    where: str  # name of the file, for messages
     network: Network
     naming: LayerNaming
-    spec: InputSpec
-    is_bgr: bool
+    spec: InputSpec  # that the weights expect
+    is_bgr: bool  # whether the file's first kernel sees blue first; it is reversed here
+    # {layer: {"kernel" or "bias" or ...: array in Graft's layout}} of all tensors that
+    # fit; position embeddings for the file's number of patches.
     values: dict[str, dict[str, np.ndarray]]
-    shapes: dict[str, dict[str, tuple[int, ...]]]
-    skipped: tuple[str, ...] = ()
-    entries: tuple[Entry, ...]
+    shapes: dict[str, dict[str, tuple[int, ...]]]  # of the network, as `values`
+    skipped: tuple[str, ...] = ()  # layers that were left out on purpose
+    entries: tuple[Entry, ...]  # of the file's tensors
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return {"layer/variable": array} of all tensors that fit."""

@@ -93,10 +93,7 @@ def read(path: Path) -> Checkpoint:
             "training writes it"
         )
     return Checkpoint(
-        tensors=tensors,
-        format="Caffe",
-        metadata={"name": name},
-        layers=tuple(layers),
+        tensors=tensors, format="Caffe", metadata={"name": name}, layers=tuple(layers)
     )
 
 

@@ -31,17 +31,11 @@ Texts = dict[str, dict[str, str | list[str]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Content:
-    """What an HDF5 file holds.
+    """What an HDF5 file holds."""
 
-    Attributes:
-        texts: {path of a group, "" for the root: {name: attribute}}, as Keras writes.
-        arrays: {path of a dataset: its numbers}.
-        others: paths of datasets that hold no numbers, or numbers that are no weights.
-    """
-
-    texts: Texts
-    arrays: dict[str, np.ndarray]
-    others: tuple[str, ...]
+    texts: Texts  # {path of a group, "" for the root: {name: attribute of Keras}}
+    arrays: dict[str, np.ndarray]  # {path of a dataset: its numbers}
+    others: tuple[str, ...]  # paths of datasets that hold no weights
 
 
 def read(path: Path, *, where: str = "") -> Content:
