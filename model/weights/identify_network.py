@@ -33,21 +33,14 @@ from pipeline.batches.input_spec import InputSpec
 
 @dataclasses.dataclass(frozen=True)
 class NetworkMatch:
-    """A network that a file has tensors of, and the naming that finds them.
+    """A network that a file has tensors of, and the naming that finds them."""
 
-    Attributes:
-        checkpoint: content of the file, with Keras' variants of tensors unified.
-        num_kernels: number of kernels with the right name and shape.
-        num_tensors: number of tensors with the right name, whatever their shape.
-        num_missing: number of the network's variables that the file lacks.
-    """
-
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint  # with Keras' variants of tensors unified
     network: Network
     naming: LayerNaming
-    num_kernels: int
-    num_tensors: int
-    num_missing: int
+    num_kernels: int  # with the right name and shape
+    num_tensors: int  # with the right name, whatever their shape
+    num_missing: int  # variables of the network that the file lacks
 
     @property
     def score(self) -> tuple[int, int, int]:
@@ -57,18 +50,13 @@ class NetworkMatch:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """All networks that a file may belong to.
-
-    Attributes:
-        matches: networks that the file has any tensor of, best match first.
-        rebuilt: network made of the file's own Keras configuration; None without one.
-        why_not: reason why the file's configuration cannot be used, or why its layers
-            do not fit the requested network in their order; "" for none.
-    """
+    """All networks that a file may belong to."""
 
     checkpoint: Checkpoint
-    matches: Sequence[NetworkMatch]
-    rebuilt: Network | None
+    matches: Sequence[NetworkMatch]  # those that the file has any tensor of, best first
+    rebuilt: Network | None  # made of the file's own Keras configuration
+    # Why that cannot be used, or why the file's layers do not fit the requested network
+    # in their order; "" for no reason.
     why_not: str
 
 

@@ -24,13 +24,6 @@ KERNELS = {
     "cifar10_quick": "conv1 32x3x5x5, conv2 32x32x5x5, ip1 64x1024, ip2 10x64",
     "cifar_cnn": "block_1_0 32x3x3x3, block_1_1 32x32x3x3, block_2_0 64x32x3x3, "
     "block_2_1 64x64x3x3, dense_1 512x2304, dense_2 10x512",
-    # Of those with equal names, a block that the others have in other shapes.
-    "efficientnet_lite0": "stem_conv 32x3x3x3, block_3_project_conv 40x144x1x1, "
-    "block_15_project_conv 320x1152x1x1, head_conv 1280x320x1x1, fc 1000x1280",
-    "efficientnet_lite1": "stem_conv 32x3x3x3, block_3_project_conv 24x144x1x1, "
-    "block_20_project_conv 320x1152x1x1, head_conv 1280x320x1x1, fc 1000x1280",
-    "efficientnet_lite2": "stem_conv 32x3x3x3, block_4_project_conv 48x144x1x1, "
-    "block_20_project_conv 352x1248x1x1, head_conv 1280x352x1x1, fc 1000x1280",
 }
 
 
@@ -46,7 +39,6 @@ def drawn():
                 ("kernel", ref.draw(random, shape, np.prod(shape[1:]))),
                 ("bias", random.standard_normal(shape[0], np.float32)),
             )
-            if not (variable == "bias" and layer.endswith("_conv"))  # normalised
         }
         for network, kernels in KERNELS.items()
     }
@@ -56,6 +48,17 @@ def test_every_naming_is_in_the_table():
     namings = [(n.source, n.network) for n in naming_conventions.NAMINGS]
     apart = foreign_weights.STATE_DICTS
     assert sorted(namings) == sorted([*foreign_weights.FORMS, *apart])
+
+
+@EVERY
+def test_names_of_all_layers(source, network):
+    naming = foreign_weights.naming_of(source, network)
+    form = foreign_weights.FORMS[source, network]
+    names = foreign_weights.names_of(source, network)
+    assert list(naming.layers.items()) == list(names.items())
+    for layer, name in names.items():
+        assert naming.tensor_name(layer, "kernel") == form.kernel.format(name)
+        assert naming.tensor_name(layer, "bias") == form.bias.format(name)
 
 
 @EVERY

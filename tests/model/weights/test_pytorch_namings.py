@@ -69,6 +69,11 @@ def test_names_and_shapes_of_the_whole_file(source, network):
     [
         ("torchvision", "resnet18", ""),  # whose tensors resnet34 has too
         ("torchvision", "resnet50_torch", "model."),
+        (
+            "efficientnet-lite-pytorch",
+            "efficientnet_lite1",
+            "",
+        ),  # which lite2 resembles
         ("timm", "mobilenet_v2_torch", "model.backbone."),
         ("Meta's DINOv2", "dinov2_small", "student."),
     ],

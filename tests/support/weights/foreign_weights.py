@@ -25,33 +25,11 @@ VGG16_CAFFE = (
     "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 "
     "conv5_1 conv5_2 conv5_3 fc6 fc7 fc8"
 )
-PARTS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-
-
-def lite(num_blocks):
-    """{part of a lite EfficientNet: its convolution and normalisation in the file}."""
-    return {
-        "stem": "_conv_stem _bn0",
-        **{
-            f"block_{n}_{part}": f"_blocks.{n}._{part}_conv _blocks.{n}.{norm}"
-            for n in range(num_blocks)
-            for part, norm in PARTS.items()
-            if (n, part) != (0, "expand")
-        },
-        "head": "_conv_head _bn1",
-    }
-
-
-NUM_BLOCKS = dict(efficientnet_lite0=16, efficientnet_lite1=21, efficientnet_lite2=21)
 LAYERS = {
     **dict.fromkeys(("alexnet", "alexnet_owt", "caffenet", "bvlc_alexnet"), ALEXNET),
     "vgg16": VGG16,
     "cifar10_quick": QUICK,
     **dict.fromkeys(("cifar_cnn", "cifar_cnn_avg"), CIFAR),
-    **{
-        network: " ".join(f"{n}_conv {n}_bn" for n in lite(num_blocks)) + " fc"
-        for network, num_blocks in NUM_BLOCKS.items()
-    },
 }
 # First dense layer -> [channels, height, width] of its input.
 FLATTENED = {
@@ -179,18 +157,14 @@ FORMS = {
     ("tf.keras' automatic names", "cifar_cnn"): keras(
         "Keras 3 weights", "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1", UNIT
     ),
-    **{
-        ("efficientnet-lite-pytorch", network): torch(
-            "PyTorch (legacy)",
-            " ".join(lite(num_blocks).values()) + " _fc",
-            ((127, 127, 127), (128, 128, 128)),
-        )
-        for network, num_blocks in NUM_BLOCKS.items()
-    },
 }
 # SHA-256, its beginning, of the lines "name shape" of the state dict in torchvision
-# 0.29 and timm 1.0 (DINOv2 for 224 pixels), sorted, without num_batches_tracked.
+# 0.29, timm 1.0 (DINOv2 for 224 pixels) and efficientnet-lite-pytorch 0.1, sorted,
+# without num_batches_tracked.
 STATE_DICTS = {
+    ("efficientnet-lite-pytorch", "efficientnet_lite0"): "67c5b39f9db4305e",
+    ("efficientnet-lite-pytorch", "efficientnet_lite1"): "c282fb0f680e5aa5",
+    ("efficientnet-lite-pytorch", "efficientnet_lite2"): "2bede31446855ffa",
     ("torchvision", "resnet18"): "bd0b28d3209a171d",
     ("torchvision", "resnet34"): "3527dbbb4ac82262",
     ("torchvision", "resnet50_torch"): "a506be68cf630f4c",
