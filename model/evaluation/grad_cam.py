@@ -42,7 +42,11 @@ class NoSpatialLayer(DataError):
 
 def mapped_layer(model: Any) -> Any:
     """Return the deepest layer whose output is a map, such as conv5 or block5_conv3."""
-    for layer in reversed(model.layers):
+    for layer in reversed(model.operations):
+        # Of operations that are no layers, x + y alone ends a block, as in ConvNeXt.
+        is_sum = type(layer).__name__ == "Add" and isinstance(layer.input, list | tuple)
+        if not isinstance(layer, keras.Layer) and not is_sum:
+            continue
         shape: Any = getattr(layer.output, "shape", ())
         is_map = len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1
         is_passive = isinstance(layer, _PASSIVE_LAYERS)

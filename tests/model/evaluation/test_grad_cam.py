@@ -140,6 +140,21 @@ def test_the_layer_is_the_last_one_before_pooling(two_places):
     assert grad_cam.mapped_layer(two_places).name == "conv1"
 
 
+def test_the_sum_of_a_block_is_a_map_and_arithmetic_of_pixels_is_not():
+    """Keras' ConvNeXt adds a branch to its input by an operation, not by a layer."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(2, 1, name="stem")(image + 1.0)
+    x = x + keras.layers.Conv2D(2, 1, name="branch")(x)
+    mean = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(2, name="logits")(mean))
+    assert grad_cam.mapped_layer(model).output is x
+    heat = grad_cam.grad_cam(model)(np.ones((1, 8, 8, 3), np.uint8), [0])
+    assert heat.shape == (1, 8, 8)
+    flat = keras.layers.Flatten()(image + 1.0)
+    with pytest.raises(grad_cam.NoSpatialLayer):
+        grad_cam.mapped_layer(keras.Model(image, keras.layers.Dense(2)(flat)))
+
+
 def test_an_overlay_changes_the_image_where_there_is_heat():
     image = np.full((5, 6, 3), 20, np.uint8)
     heat = np.zeros((5, 6))
