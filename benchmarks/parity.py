@@ -150,6 +150,7 @@ def write_torch(folder: str, target: str, *names: str) -> None:
     import torch
     from PIL import Image, ImageOps
 
+    Path(target).mkdir(parents=True, exist_ok=True)
     paths = sorted(Path(folder).rglob("*.jpg"))
     paths = paths[:: max(1, len(paths) // 8)][:8]
     for name, build, size_px, (mean, deviation) in list_torch_networks():
