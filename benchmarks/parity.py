@@ -205,6 +205,8 @@ def randomize_torch(network: Any, *, has_other_grid: bool) -> dict[str, Any]:
 
 def compare_restored(source: str) -> None:
     """Print the largest difference for each file that `write_torch` wrote."""
+    import measure  # noqa: F401 - makes Graft's modules importable
+
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
