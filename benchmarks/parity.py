@@ -70,13 +70,16 @@ def compare_files_of_keras(name: str, stored: list[bytes], scratch: Path) -> Non
     theirs = getattr(keras.applications, builder)(
         weights=None, classifier_activation=None
     )
+    prepare = sys.modules[getattr(keras.applications, builder).__module__]
     randomize(theirs)
+    size_px = theirs.input_shape[1] or 224
+    noise = np.random.default_rng(1).uniform(0, 255, (8, size_px, size_px, 3))
+    set_statistics(theirs, prepare.preprocess_input(noise.astype(np.float32)))
     theirs.save(scratch / "whole.keras")
     theirs.save(scratch / "whole.h5")
     theirs.save_weights(scratch / "new.weights.h5")
     with h5py.File(scratch / "old.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
-    prepare = sys.modules[getattr(keras.applications, builder).__module__]
     for path in sorted(scratch.iterdir()):
         restored = restore.restore_checkpoint(reading.read(path))
         network, spec = restored.network, restored.spec
@@ -117,6 +120,19 @@ def randomize(model: Any) -> None:
     for layer in model.layers:
         if hasattr(layer, "finalize_state"):  # of Normalization, which keeps copies
             layer.finalize_state()
+
+
+def set_statistics(model: Any, pixels: np.ndarray) -> None:
+    """Set what batch normalisation subtracts and divides by, as training would.
+
+    In a deep network with other statistics outputs grow, and rounding errors with them.
+    """
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(pixels, training=True)
 
 
 def list_torch_networks() -> Iterator[tuple[str, Callable[[], Any], int, Any]]:
