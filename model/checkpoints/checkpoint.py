@@ -18,8 +18,8 @@ class Checkpoint:
     format: str  # model/weights/layer_naming.py looks at its beginning
     where: str = ""  # name of the file, for messages
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    ignored_entries: tuple[str, ...] = ()  # names of entries that are no weights
-    layers: tuple[str, ...] = ()  # "name Type" of those that the file lists, in order
+    ignored_entries: tuple[str, ...] = ()  # names of entries that are not weights
+    layers: tuple[str, ...] = ()  # "name Type", if the file lists its layers
     keras_config: str = ""  # JSON text of a Keras model's configuration, if it has one
 
     def digest(self) -> str:

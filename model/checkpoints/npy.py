@@ -80,10 +80,10 @@ def _parse_header(
     file = io.BytesIO(data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that Python 2 wrote it
+            warnings.simplefilter("ignore")  # headers of Python 2
             read = _HEADERS[np.lib.format.read_magic(file)]
             shape, fortran, dtype = read(file)
-    except Exception as error:  # it parses Python, which may fail in many ways
+    except Exception as error:  # NumPy parses Python syntax here
         raise _corrupt(where, "a header that cannot be parsed") from error
     if not bounds.is_possible_shape(shape):
         raise _corrupt(where, f"an array of shape {bounds.brief(shape)}")

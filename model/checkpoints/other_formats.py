@@ -1,4 +1,4 @@
-"""Say what a file is that Graft does not read as weights, and what to do with it.
+"""Describe files that Graft does not read as weights, and what to do with them.
 
 Sources of the formats without a signature: onnx/onnx.proto, tensorflow/core/framework/
 graph.proto, tensorflow/core/protobuf/saved_model.proto.
@@ -16,7 +16,7 @@ _BEGINNING, _MAX_JSON_BYTES = 1 << 16, 16 << 20
 _KERAS = "Pass the Keras or PyTorch model that it was made from."
 _ARCHIVE = "an archive. Unpack it and pass the weight file or folder in it."
 _ONNX = f"an ONNX file, made to run a network and not to train it. {_KERAS}"
-_SIGNATURES = {  # regular expressions for the beginning, whatever the case
+_SIGNATURES = {  # regular expressions for the beginning of a file, ignoring case
     rb"[\xef\xbb\xbf\s]*<(!doctype html|html|head|\?xml)": "a web page. The address "
     "may need a login, or leads to a page about the file: download the file itself.",
     rb"....TFL3": f"a TensorFlow Lite file, made for phones. {_KERAS}",

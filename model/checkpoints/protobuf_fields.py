@@ -11,7 +11,7 @@ from model.checkpoints import errors
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
-_MAX_FIELDS = 1_000_000  # of a file; beyond any model's
+_MAX_FIELDS = 1_000_000  # in one file; no model has so many
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

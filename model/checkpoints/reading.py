@@ -24,8 +24,8 @@ from pipeline.system.errors import DataError
 # The format's own limit (safetensors' README), and what 100,000 tensors need of it.
 _HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
 _MAX_TENSORS = 100_000
-# What a folder with one model is read by: as Teachable Machine writes it, with the
-# class names in LABELS beside it, or as Keras 3 unpacked.
+# Entries that make a folder one model: those that Teachable Machine writes, with the
+# class names in LABELS beside them, or those of an unpacked .keras file of Keras 3.
 _KERAS_2_FILE, _SAVED_MODEL = "keras_model.h5", "model.savedmodel"
 _IN_FOLDER = (_KERAS_2_FILE, _SAVED_MODEL, "model.weights.h5")
 LABELS = "labels.txt"

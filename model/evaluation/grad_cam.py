@@ -43,7 +43,7 @@ class NoSpatialLayer(DataError):
 def mapped_layer(model: Any) -> Any:
     """Return the deepest layer whose output is a map, such as conv5 or block5_conv3."""
     for layer in reversed(model.operations):
-        # Of operations that are no layers, x + y alone ends a block, as in ConvNeXt.
+        # The only operation besides layers that ends a block is x + y, as in ConvNeXt.
         is_sum = type(layer).__name__ == "Add" and isinstance(layer.input, list | tuple)
         if not isinstance(layer, keras.Layer) and not is_sum:
             continue

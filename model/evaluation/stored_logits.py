@@ -23,7 +23,7 @@ _SEAL = "seal"  # name, in the .json, of what proves who wrote it
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The logits of a run for every photo of a split, an entry of each array."""
+    """The logits of a run; each array has one entry for every photo of a split."""
 
     sha256: np.ndarray  # of the photo's file, 64 hex digits
     path: np.ndarray  # in the manifest

@@ -1,4 +1,4 @@
-"""Evaluate a weight file as it is, and try other preprocessings if its is a guess."""
+"""Evaluate a weight file as it is; try other preprocessings if its own is a guess."""
 
 import dataclasses
 import time
@@ -42,7 +42,7 @@ def evaluate_weights(
             "--labels was not given: the network's classes are assumed to be those of "
             f"the data, in this order: {', '.join(names)}"
         )
-    # Unknown classes are an error before the work, not after it.
+    # Unknown classes are refused before the work, not after it.
     label_of_each = pretrained_classifier.match_class_names(names, class_names)
     tried = _try_usual_preprocessing(weights, data, label_of_each)
     preprocessing_overrides.log(weights.spec, tried)
@@ -65,10 +65,10 @@ def _try_usual_preprocessing(
     data: EvaluationData,
     label_of_each: np.ndarray,
 ) -> str:
-    """Try the usual preprocessings on some photos if that of the weights is no fact.
+    """Try the usual preprocessings on some photos if that of the weights is a guess.
 
     `label_of_each` has the network's label of each class of the data. Returns sentences
-    if another one is clearly better or that of the weights is assumed, else "".
+    if another one is clearly better, or if that of the weights is assumed; else "".
     """
     spec, restored = weights.spec, weights.restored
     if not data.rows or not spec.source.startswith(("assumed", "recognised")):

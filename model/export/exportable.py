@@ -23,8 +23,8 @@ class Exportable:
             0..255 -> float32 [n, num_classes], where each row sums to 1.
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
         white_level: number that is white in 16-bit pictures; 0: 65535.
-        metadata: texts for formats that have room for them, by name; Graft reads a
-            Keras file by them.
+        metadata: {name: text} for formats that can store it; Graft needs it to read a
+            Keras file again.
     """
 
     model: Any
@@ -63,7 +63,7 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
 
 
 def describe(run: finished_run.FinishedRun) -> dict[str, str]:
-    """Return the metadata of an exported file, by which Graft finds all of the run."""
+    """Return the metadata that Graft needs to read an exported file like the run."""
     config = run.config
     metadata = weight_file.describe(config["network"], run.spec) | {
         "run": run.directory.name,

@@ -33,7 +33,8 @@ def view_of_photo(
 ) -> Any:
     """Return the view of an image file: uint8 [size_px, size_px, 3], RGB.
 
-    `encoded` is a string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
+    `encoded` is a string scalar, a JPEG or PNG file of any size; a JPEG may have an
+    EXIF orientation.
     `resize_min` and `white_level` are those of the run's records.
     """
 
@@ -103,7 +104,7 @@ def _central(height: Any, width: Any, spec: InputSpec) -> Any:
         whole = tf.fill([2], side(sizes))
     exact = tf.cast(whole, tf.float64) * (spec.size_px / spec.short_side_px)
     sides = tf.maximum(1, tf.cast(tf.round(exact), tf.int32))
-    # Rounded down also below 0, where converters would round towards 0.
+    # This is (sizes - sides) // 2; converters would round that towards 0 below 0.
     beyond = tf.maximum(sides - sizes + 1, 0) // 2
     corners = tf.maximum(sizes - sides, 0) // 2 - beyond
     return tf.concat([corners, sides], axis=0)

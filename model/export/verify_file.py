@@ -30,7 +30,8 @@ _ENVIRONMENT = {
     "NVIDIA_TF32_OVERRIDE": "0",
 }
 _SCRIPT = Path(run_exported_file.__file__).absolute()
-_START_S, _PHOTO_S = 600.0, 10.0  # for imports and timed calls; for each photo
+# Seconds allowed for imports and timed calls, and for each photo.
+_START_S, _PHOTO_S = 600.0, 10.0
 # Format -> signature, "" for the only one -> kind of input: photo files, images of any
 # size, or views, which are images as the network sees them.
 _INPUTS = {
@@ -60,7 +61,7 @@ class ModelFacts:
     takes: str  # "files", "images" or "views"
     size_bytes: int  # of the file, or of all files of a folder
     latency_s: float  # median of calls with one photo, in seconds
-    difference: float | None = None  # largest from a probability of the run, if known
+    difference: float | None = None  # largest, from the run's probabilities, if known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

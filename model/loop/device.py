@@ -23,12 +23,12 @@ CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # File in the cache folder: {network and processor: its fastest precision}.
 TABLE_NAME = "fastest_precision.json"
-# Networks that are known to be faster in bfloat16 wherever a processor has it.
+# Networks that are faster in bfloat16 on every processor with instructions for it.
 _FASTER_IN_BFLOAT16 = ("alexnet", "alexnet_owt")
-# float32 is more exact: bfloat16 has to be this many times as fast to be taken.
+# bfloat16, which is less exact, is chosen only if it is this many times as fast.
 _LEAST_GAIN = 1.1
 _TIMED_PHOTOS, _TIMED_ROUNDS = 16, 3
-_measured: dict[str, str] = {}  # the table, should its file not be writable
+_measured: dict[str, str] = {}  # here, in case the file cannot be written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,18 +100,19 @@ def choose_for_network(
     spec: InputSpec,
     last: str,
 ) -> ComputeSetup:
-    """Return the setup that suits a network, in all processes the same.
+    """Return the setup that suits a network, the same in all processes.
 
-    Not every network gains by a processor's instructions for bfloat16: EfficientNet's
-    convolutions of single channels do not use them. "auto" therefore times a network on
-    such a processor once, up to the layer `last`, and keeps the answer in the user's
-    cache folder. The engine "auto" is ONNX Runtime on a processor, where it is
-    installed. `requested` is one of PRECISIONS, `engine` one of onnx_runtime.ENGINES.
+    Not every network is faster with a processor's instructions for bfloat16:
+    EfficientNet's depthwise convolutions do not use them. "auto" therefore times a
+    network on such a processor once, up to the layer `last`, and keeps the answer in
+    the user's cache folder. The engine "auto" is ONNX Runtime on a processor, where it
+    is installed. `requested` is one of PRECISIONS, `engine` one of
+    onnx_runtime.ENGINES.
     """
     precision = setup.precision
     on_cpu = not tf.config.list_physical_devices("GPU")
-    is_open = requested == "auto" and on_cpu and precision != "float32"
-    if is_open and network.name not in _FASTER_IN_BFLOAT16:
+    is_undecided = requested == "auto" and on_cpu and precision != "float32"
+    if is_undecided and network.name not in _FASTER_IN_BFLOAT16:
         precision = _fastest_on_cpu(network, spec, last)
     if engine == "auto":
         engine = ("tensorflow", "onnxruntime")[on_cpu and onnx_runtime.is_installed()]
@@ -121,9 +122,9 @@ def choose_for_network(
     engine = onnx_runtime.ENGINES[int(engine_number)]
     if engine == "onnxruntime" and not onnx_runtime.is_installed():
         raise UsageError(
-            "--engine=onnxruntime: the package onnxruntime is not installed, expected "
-            "as in the training's first process or run. Install it: pip install "
-            "onnxruntime"
+            "--engine=onnxruntime: the package onnxruntime is not installed. All "
+            "processes of a training need it, and so does resuming. Install it: pip "
+            "install onnxruntime"
         )
     return dataclasses.replace(setup, precision=precision, engine=engine)
 
@@ -143,7 +144,7 @@ def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -
         command_line.log(
             f"precision: {network.name} computes {_TIMED_PHOTOS / exact:,.0f} photos/s "
             f"in float32 and {_TIMED_PHOTOS / narrow:,.0f} in bfloat16 on this "
-            f"processor; {_measured[key]} is kept in {path}. --precision overrides it"
+            f"processor; took {_measured[key]}, kept in {path}. --precision overrides it"
         )
         with contextlib.suppress(OSError, DataError):
             file_system.make_inside(path.parent.parent, path.parent.name)

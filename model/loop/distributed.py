@@ -44,17 +44,17 @@ class ProcessGroup:
     # Names of its devices that compute gradients, such as "/GPU:1"; "" leaves the
     # choice to TensorFlow.
     devices: tuple[str, ...] = ("",)
-    strategy: Any = None  # that of tf.distribute which connects several processes
+    strategy: Any = None  # of tf.distribute, which connects several processes
 
     @classmethod
     def from_environment(cls) -> "ProcessGroup":
-        """Connect those of TF_CONFIG, before TensorFlow computes anything."""
+        """Connect the processes of TF_CONFIG, before TensorFlow computes anything."""
         rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
         return cls(rank=rank, size=size, strategy=strategy)
 
     def on_gpus(self, gpus: Sequence[str]) -> "ProcessGroup":
-        """Return the group that computes on all of `gpus` that this process has.
+        """Return a group that computes on those of `gpus` that this process has.
 
         Several GPUs in each of several processes are refused.
         """

@@ -66,7 +66,7 @@ class StepDropout(_Random):
         noise_shape: Sequence[int | None],
         **options: Any,
     ) -> None:
-        """Drop the share `rate`, 0..1, by masks of the shape `noise_shape`.
+        """Drop the share `rate`, 0..1, with masks of the shape `noise_shape`.
 
         (None, 1, 1, None) drops whole channels, (None, 1, 1, 1) whole examples, and ()
         single numbers. `options` are name and dtype of the layer.

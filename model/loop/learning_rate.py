@@ -48,7 +48,7 @@ def suitable(num_features: int) -> float:
     AlexNet's 9,216 features of pool5; by this rule EfficientNet's 1,280 get 7e-4. The
     features of several layers are much alike, so that the number of one layer counts:
     for the 896 of AlexNet's conv3, conv4 and pool5, three times the rate was the best
-    of 1, 2, 4 and 8 times, by log loss. So it does for each kind of them (means,
-    deviations). 0 features, if deeper layers train, too, give 1e-4.
+    of 1, 2, 4 and 8 times, by log loss. Of means and deviations, only one kind counts,
+    too. 0 features stand for a training of deeper layers, and give 1e-4.
     """
     return 0.9216 / num_features if num_features else 1e-4

@@ -28,7 +28,7 @@ _share = functools.partial(_setting, 0.0, group="Optimizer", lower=0, below=1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerRate:
-    """Caffe's factors, 0 or more, for the variables that a pattern fits."""
+    """Caffe's factors, 0 or more, for the variables that match a pattern."""
 
     pattern: str  # for "layer/variable", with * and ?, such as "fc8/*" or "*/bias"
     lr_mult: float = 1.0  # of the learning rate; 0 freezes
@@ -45,7 +45,8 @@ class Settings:
 
     optimizer: str = _update(
         "auto",
-        "Rule that updates the weights; lbfgs solves a linear head on cached features.",
+        "Rule that updates the weights; auto is lbfgs, which solves a linear head, or "
+        "adam.",
         choices=("auto", "lbfgs", "adam", "adamw", "sgd", "rmsprop"),
         basic=True,
     )

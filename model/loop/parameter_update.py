@@ -28,7 +28,7 @@ class ParameterUpdate:
         """Create the optimizers for {"layer/variable": Keras variable}."""
         rates = {name: settings.layer_rate_of(name) for name in variables}
         self._names = [name for name in variables if rates[name].lr_mult]
-        # In the order of their gradients, of which iter_size batches make one step.
+        # In the order of the gradients; those of iter_size batches make one step.
         self.variables = [variables[name] for name in self._names]
         self.iter_size = settings.iter_size
         self._settings = settings

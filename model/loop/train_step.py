@@ -66,9 +66,9 @@ def train_step(
             logits = model(inputs, training=True)
             loss = tf.reduce_sum(setup.loss.per_example(logits, labels))
         gradients = tape.gradient(loss, [v.value for v in update.variables])
-        # Those of tables are sparse.
+        # Gradients of embedding tables are sparse.
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        if labels.shape.rank == 2:  # of a mixed photo, the class with most of it
+        if labels.shape.rank == 2:  # of mixed photos, the class with the largest share
             labels = tf.argmax(labels, 1, tf.int32)
         hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32)
         num_photos = tf.cast(tf.size(labels), tf.float32)

@@ -32,7 +32,7 @@ class EpochResult:
     learning_rate: float | None = None  # of the last step, if the epoch had steps
     images_per_s: float | None = None  # training photos, if it had steps
     seconds: float  # duration of training and validation
-    stage: str = ""  # its name; "" if the training has one alone
+    stage: str = ""  # its name; "" if there is only one
     l2: float | None = None  # penalty, if the head was solved
     iterations: int | None = None  # to solve it
 
@@ -275,7 +275,7 @@ class Training(StageTraining):
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `state` was called; KeyError or ValueError elsewhere."""
+        """Continue from a result of `state`; KeyError or ValueError for others."""
         counts = [int(count) for count in state["counts"]]
         self.epoch, self._num_batches, self._num_hits, self.photos_in_epoch = counts[:4]
         self._train_step.steps, self._train_step.waiting = counts[4:]

@@ -41,14 +41,14 @@ class Family:
     """Networks of keras.applications that expect the same pixels."""
 
     name: str
-    # Normalisation of what their first convolution receives, which models with a
-    # Rescaling or Normalization layer of their own do themselves.
+    # Normalisation that their first convolution expects. Models with a Rescaling or
+    # Normalization layer of their own apply it themselves.
     input_spec: InputSpec
-    layers: str  # regular expression of a layer that they have and no others
+    layers: str  # regular expression for a layer that only they have
     bgr: bool = False  # whether their weights expect blue, green, red
 
 
-# The first that fits counts. A name may end a path, such as Keras 2's conv1/conv.
+# The first match counts. Names may be paths, such as Keras 2's expanded_conv/project.
 _FAMILIES = (
     Family("ResNetV2", _TF, r"conv2_block1_preact_bn"),
     Family("ResNet", _CAFFE, r"conv2_block1_3_bn|res2a_branch2a", bgr=True),
@@ -132,7 +132,7 @@ _MARGIN_PX = 32  # of the crop: from 256 to 224, and as the authors of Efficient
 
 
 def networks() -> list[Network]:
-    """Return the networks that have a name here."""
+    """Return the networks of MODELS."""
     return [
         Network(
             name=name,
@@ -150,8 +150,8 @@ def networks() -> list[Network]:
 def stated_spec(spec: InputSpec, tensors: Mapping[str, np.ndarray]) -> InputSpec:
     """Return a spec with the mean and variance of a Normalization layer of a file.
 
-    Those of ImageNet are in `spec`: after them, EfficientNet divides once more by the
-    root of the standard deviation, which the file has as the variance.
+    `spec` has those of ImageNet and is returned for them: such a file states the
+    standard deviation as the variance, and EfficientNet divides once more by its root.
     """
     found = [
         tensors.get(f"normalization/{name}")
@@ -193,7 +193,7 @@ def _connect(builder: str, image: Any, num_classes: int) -> Any:
         config = operation.get_config()
         kind = type(operation)
         if config.get("groups", 1) > 1 and config["groups"] == config["filters"]:
-            # A depthwise convolution: as one in groups, it took 30 times as long.
+            # A depthwise convolution, which took 30 times as long when in groups.
             kind = keras.layers.DepthwiseConv2D
             config = {key: config[key] for key in _DEPTHWISE_OPTIONS}
         config["name"] = names.get(operation.name, operation.name)
@@ -201,7 +201,7 @@ def _connect(builder: str, image: Any, num_classes: int) -> Any:
         return made[-1]
 
     part = keras.Model(start, model.output)
-    # The model that this returns begins with an input of its own.
+    # The model that this returns begins with an input of its own and is not used.
     keras.models.clone_model(part, input_tensors=image, clone_function=copy)
     return made[-1].output
 
@@ -212,8 +212,8 @@ _DEPTHWISE_OPTIONS = ("kernel_size", "strides", "padding", "use_bias", "activati
 def _stable_names(model: Any) -> dict[str, str]:
     """Return {name in the model: name here} of layers whose names would vary.
 
-    Keras numbers the layers without a name of all models of a process; here they are
-    numbered as in a process with this model alone.
+    Keras numbers unnamed layers across all models of a process. Here the numbers are
+    those of a process with this model alone.
     """
     names = {head.FINAL_LAYER: head.FINAL_LAYER + RENAMED}
     counts: collections.Counter[str] = collections.Counter()

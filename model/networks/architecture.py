@@ -114,8 +114,9 @@ class Network:
         """Return {layer: {variable: shape}} of the layers that have weights.
 
         A convolution in groups is one layer. For 0 classes, the logits are those of the
-        network's own classes. Layers that the size does not suit are as for its own; a
-        size that suits none is a MismatchedCheckpoint, here and below.
+        network's own classes. Layers that do not suit the size have the shapes
+        of the network's own size. A size that suits no layer is a MismatchedCheckpoint,
+        here and in the methods below.
         """
         description = self._description(spec, num_classes)
         shapes = description.variable_shapes

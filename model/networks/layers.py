@@ -35,7 +35,7 @@ _KEEPING_SIGN = (
 _GROUP = re.compile(r"(.+)_group(\d+)")
 
 
-# As PyTorch's vision models normalise tokens and channels.
+# With the epsilon of PyTorch's vision models.
 layer_norm = functools.partial(keras.layers.LayerNormalization, epsilon=1e-6)
 
 
@@ -48,7 +48,7 @@ def conv_norm(
     name: str,
     like_torch: bool = True,
 ) -> Any:
-    """Convolve and normalise by batch.
+    """Convolve, then apply batch normalisation.
 
     Args:
         x: Keras tensor [batch, height, width, channels].
@@ -143,7 +143,7 @@ def weights(layer: Any) -> dict[str, Any]:
 def is_non_negative(tensor: Any) -> bool:
     """Return whether a Keras tensor has no negative numbers, whatever the weights.
 
-    False if the layers that make it leave that open.
+    False if the layers that compute it do not decide that.
     """
     operation = tensor._keras_history.operation
     if isinstance(operation, _RECTIFIERS):

@@ -44,7 +44,7 @@ class Classifier:
         return f"weights {self.name}: {num_classes} classes, not trained on your photos"
 
     def predict_step(self) -> Callable[[Any], Any]:
-        """Return a function of images, as the model takes them, that gives logits."""
+        """Return a function from images, as the model takes them, to logits."""
         return traced_function.for_any_batch(batch_norm_folding.folded(self.model))
 
     def probabilities(self, logits: Any) -> np.ndarray:
@@ -79,8 +79,8 @@ def load_run(run_dir: str) -> Classifier:
 class Explanation:
     """Reasons for a prediction: where the network looked, and similar training photos.
 
-    The overlay is uint8 [size_px, size_px, 3], RGB; None if no layer has places. The
-    most similar photo comes first.
+    The overlay is uint8 [size_px, size_px, 3], RGB; None if no layer is a feature map.
+    The most similar photo comes first.
     """
 
     overlay: np.ndarray | None = None

@@ -110,7 +110,7 @@ class Drawings:
     def training(self, results: Sequence[Mapping[str, Any]]) -> list[markupsafe.Markup]:
         """Draw loss and accuracy over the epochs, from the lines of metrics.jsonl.
 
-        Of a head that was solved, draw them over its L2 penalties.
+        For a head that was solved, draw them over its L2 penalties.
         """
         is_solved = all("l2" in result for result in results)
         name, count = ("l2", "L2 penalties") if is_solved else ("epoch", "epochs")

@@ -83,7 +83,7 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
 
 
 def network_comparison(run: finished_run.FinishedRun) -> dict[str, Any] | None:
-    """Return a table of the networks of which that of a run was the best, or None."""
+    """Return a table of the networks that a run's was chosen from, or None."""
     path = run.directory / run_folder.COMPARISON
 
     def extract(figures: Any) -> dict[str, Any]:

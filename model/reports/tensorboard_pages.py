@@ -85,7 +85,7 @@ def main_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
     """
 
     def mapping(value: Any) -> Mapping[str, Any]:
-        """Return a table, of a list the last one; {} for what other versions wrote."""
+        """Return a table, or a list's last one; {} for what other versions wrote."""
         last = value[-1] if isinstance(value, list) and value else value
         return last if isinstance(last, Mapping) else {}
 

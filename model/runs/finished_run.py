@@ -186,14 +186,14 @@ class FinishedRun:
         return folder
 
     def read_records(self, data: str = "") -> manifest.Manifest:
-        """Read the manifest of the run's records, in `data` or where training was."""
+        """Read the manifest of the run's records, from `data` or where they were."""
         records = manifest.read(self.records_folder(data))
         run_folder.check_records(self.directory, self.manifest_digest, records)
         return records
 
 
 def read(run_dir: str) -> FinishedRun:
-    """Open the folder of a finished run; a RunError says what else it is."""
+    """Open the folder of a finished run; RunError says what is there instead."""
     directory = Path(run_dir)
     if not directory.exists():
         problem = "no such run folder. Train a run first: python train.py"
@@ -294,8 +294,8 @@ def read_json(
 ) -> Any:
     """Return what `extract` takes from the content of a run's JSON file.
 
-    It may fail in any way that look-ups and conversions do: a RunError that ends in
-    `advice` says so.
+    It may fail in any way that look-ups and conversions do. That becomes a RunError
+    that ends in `advice`.
     """
     try:
         return extract(json.loads(_read(path)))

@@ -58,7 +58,7 @@ def figure(columns: int) -> tuple[Any, list[Any]]:
 def draw_curves(results: Mapping[str, Sequence[EpochResult]], path: Path) -> None:
     """Draw losses and accuracies of both splits over the epochs as a PNG.
 
-    Of a head that was solved, draw them over its L2 penalties. `results` holds the
+    For a head that was solved, draw them over its L2 penalties. `results` holds the
     epochs of each network by its name, "" if it trains alone.
     """
     is_solved = all(r.l2 is not None for epochs in results.values() for r in epochs)
@@ -86,7 +86,7 @@ def _draw_lines(
     field: str,
     is_solved: bool,
 ) -> None:
-    """Draw both splits of one network; over epochs pale, and their average strong."""
+    """Draw both splits of one network; over epochs, pale with a strong average."""
     places = [result.l2 if is_solved else result.epoch for result in epochs]
     marker = "o" if is_solved or len(epochs) == 1 else None
     for split, prefix in (("training", ""), ("validation", "validation_")):

@@ -158,8 +158,8 @@ def check_records(
 ) -> None:
     """Refuse records that are not exactly those that a run was trained on.
 
-    `manifest_digest` is that of the run's. `source` is what the user calls the records,
-    by default their folder, and `advice` another way out, as a sentence.
+    `manifest_digest` is that of the run's records. `source` is what the user calls the
+    records, by default their folder; `advice` is a sentence with another way out.
     """
     if records.digest != manifest_digest:
         message = (

@@ -55,7 +55,7 @@ def load(path: Path, *, size_px: int, num_classes: int, identity: str) -> Any:
     if not found_identity:
         command_line.log(
             f"note: {path}: was saved by Graft's first version, which did not "
-            "write into it whose model it is; it may be another run's"
+            "record whose model it is. It may be another run's"
         )
     if not fits or found_identity not in ("", identity):
         raise RunError(

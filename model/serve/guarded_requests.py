@@ -99,7 +99,7 @@ class Handler(web.RequestHandler):
         raise web.HTTPError(405)
 
     def check(self) -> None:
-        """Stop the clock, because the body is complete; raise a refusal."""
+        """Stop the clock, because the body is complete; raise the refusal, if any."""
         self._timer.cancel()
         if self._refusal:
             raise self._refusal

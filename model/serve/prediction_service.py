@@ -100,7 +100,7 @@ class Service:
         self._decoders.close()
 
     def _thumbnail(self, sha256: str) -> bytes:
-        """Return a small JPEG of the training photo with a SHA-256, or raise KeyError.
+        """Return a small JPEG of the training photo of this SHA-256, or raise KeyError.
 
         A number would name another photo of another run, and browsers cache thumbnails.
         """

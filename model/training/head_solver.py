@@ -3,8 +3,8 @@
 Its cross-entropy plus an L2 penalty on its kernel has one minimum, which L-BFGS finds
 without a learning rate. Features are centred and divided by one number, so that a
 penalty means the same for every network; both are folded into the layer's kernel and
-bias. To divide each feature by its own deviation was worse: of 1,127 flowers in five
-folds, 90.9 instead of 91.6 % were right on EfficientNet-Lite2's features.
+bias. Dividing each feature by its own deviation was worse: on EfficientNet-Lite2's
+features of 1,127 flowers, in five folds, 90.9 instead of 91.6 % were right.
 """
 
 import math
@@ -21,12 +21,12 @@ from model.loop import distributed, losses, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
 
-# Factors of half the kernel's square, for scaled features; the strongest first.
+# Factors of half the kernel's squared norm, for scaled features; the strongest first.
 PENALTIES = tuple(10 ** (-n / 2) for n in range(1, 13))
-_PATIENCE = 2  # penalties without a lower validation loss that end the search
-# A penalty that lowers it by a smaller share of the loss of chance is the last, as in
-# glmnet: every weaker one helps photos that a plane separates. In 40 trainings on
-# flowers and bees the best came before, or was that one.
+_PATIENCE = 2  # penalties in a row without a lower validation loss end the search
+# So does one that lowers it by less than this share of a random guess's loss, as in
+# glmnet: where planes separate the classes, ever weaker penalties lower it by ever
+# less. In 40 trainings on flowers and bees, no later penalty would have been better.
 _LEAST_GAIN = 0.002
 _MAX_ITERATIONS = 500
 _LEAST_DEVIATION = 1e-7
@@ -35,10 +35,10 @@ CHUNK = 8192  # views of photos in one call of TensorFlow
 
 
 class HeadSolver(training_loop.StageTraining):
-    """Solve the final layer, which alone has weights, for one penalty after the other.
+    """Solve the final layer, the only one with weights, for one penalty after another.
 
-    What is an epoch in a training by steps is a penalty here; `photos_in_epoch` is the
-    number of training photos if it is solved and not yet validated.
+    Each penalty counts as an epoch. While one is solved and not yet validated,
+    `photos_in_epoch` is the number of training photos, otherwise 0.
     """
 
     source: training_data.CachedFeatures
@@ -56,9 +56,9 @@ class HeadSolver(training_loop.StageTraining):
         super().__init__(model, source, **options)
         self._loss, self._process_group = loss, process_group
         self._layer = model.get_layer(head.FINAL_LAYER)
-        # Mean training loss and share of hits, iterations and seconds of the last one.
+        # Of the last penalty: mean training loss, share of hits, iterations, seconds.
         self._solved = np.zeros(4)
-        self._gain = math.inf  # by which the last one lowered the validation loss
+        self._gain = math.inf  # by which it lowered the validation loss
         below = keras.Model(model.input, self._layer.input)
         chunks = [(below(x), y) for x, y in source.all_views(CHUNK)]
         features = np.concatenate([x.numpy() for x, _ in chunks])
@@ -161,14 +161,14 @@ class HeadSolver(training_loop.StageTraining):
         return result
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return all that a resumed training needs, but the weights."""
+        """Return all that a resumed training needs besides the weights."""
         counts = np.array([self.epoch, self.photos_in_epoch], np.int64)
         results = {"solution": self._solution, "solved": self._solved}
         return {"counts": counts, **results, "gain": np.array(self._gain)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `state` was called; KeyError or ValueError elsewhere."""
+        """Continue from a result of `state`; KeyError or ValueError for others."""
         self.epoch, self.photos_in_epoch = map(int, state["counts"])
         self._solution = state["solution"].reshape(self._solution.shape)
         self._solved = state["solved"].reshape(4)
-        self._gain = float(state.get("gain", math.inf))  # as in older snapshots
+        self._gain = float(state.get("gain", math.inf))  # older snapshots have none

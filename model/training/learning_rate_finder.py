@@ -94,7 +94,7 @@ def find_rate(config: settings.Config) -> Path:
             draw(curve, partial)
     command_line.say(as_text(curve))
     command_line.say(
-        f"--learning_rate={default:.1e} is the default here, which suits "
+        f"the default here is --learning_rate={default:.1e}, which suits "
         "--optimizer=adam"
     )
     command_line.say(f"curve: {directory / 'find_rate.png'}")

@@ -64,7 +64,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the stage, without those for features."""
+        """Seconds of the stage, without those for computing features."""
         return self.preparation_s + self.training_s + self.validation_s
 
 

@@ -51,10 +51,11 @@ def combinations(typed: Mapping[str, Any]) -> tuple[settings.Config, ...]:
         if values.get("arch"):
             raise UsageError(
                 f"--arch={values['arch']}: expected --ckpt with it: weights of that "
-                "network, or none for a random start"
+                "network, or --ckpt=none for a random start"
             )
         command_line.note(
-            f"no --ckpt: takes {settings.DEFAULT_WEIGHTS}; AlexNet: --ckpt=alexnet"
+            f"--ckpt was not given: using {settings.DEFAULT_WEIGHTS}. For AlexNet, "
+            "pass --ckpt=alexnet"
         )
     networks = tuple(_networks(values.get("ckpt", "")))
     axes = {"ckpt": networks} if len(networks) > 1 else {}
@@ -71,13 +72,13 @@ def combinations(typed: Mapping[str, Any]) -> tuple[settings.Config, ...]:
             "several networks: only new heads are compared, on cached features. "
             "Expected no --train_from, --train, stages, --views=0, augmentation, "
             "--keep_head, --compare, --seeds or --find_rate. Compare first, and use "
-            "these with the best"
+            "these with the best network"
         )
     return configs
 
 
 def _networks(text: str) -> Iterator[str]:
-    """Yield what stands between commas; a file with commas in its name is one."""
+    """Yield the networks between commas; a file with commas in its name is one."""
     parts = text.split(",")
     while parts:
         joined = (",".join(parts[:n]) for n in range(len(parts), 1, -1))
@@ -90,8 +91,8 @@ def _networks(text: str) -> Iterator[str]:
 def configure(typed: Mapping[str, Any]) -> settings.Config:
     """Return the settings of flags and recipe; a flag holds in all stages.
 
-    Settings that hold in all stages are checked as part of each stage, because they
-    need not go together alone: a momentum may be for the stages' optimizers.
+    Settings that hold in all stages are checked as part of each stage, because alone
+    they may not go together: a momentum may be for the optimizers of the stages.
     """
     flags = {name: value for name, value in typed.items() if name in settings.SETTINGS}
     written = Recipe()

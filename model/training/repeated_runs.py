@@ -1,4 +1,4 @@
-"""Train several times: with other seeds, other folds for testing or other networks."""
+"""Train several times: with several seeds, test folds or networks."""
 
 import dataclasses
 import math
@@ -82,7 +82,7 @@ def _test_all(
         run_dir = directory / name
         file_system.refuse_link(run_dir)
         command_line.log(f"{name}:")
-        # A summary without a run that diverged would be too good.
+        # A summary without a run that diverged would look too good.
         if not finished_run.is_complete(run_dir):
             if run_folder.is_run(run_dir):
                 train_run.resume(run_dir)
@@ -215,12 +215,12 @@ def as_text(summary: Mapping[str, Any], network: str = "") -> str:
 
 
 def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
-    """Train a head on each network, then the run of the best; return its folder.
+    """Train a head on each network, then a run with the best one; return its folder.
 
-    The networks predict the same validation photos, or with --folds each photo of
-    training and validation once. The best has the lowest log loss, which says more on
-    few photos than the accuracy; of equal ones it is the smaller, then the first. The
-    figures of all are returned, too, the best first, and kept as comparison.json.
+    The networks predict the same validation photos, or with --folds each training and
+    validation photo once. The best has the lowest log loss, which on few photos says
+    more than the accuracy. Ties go to the smaller network, then to the first. The
+    figures of all, the best first, are returned as well, and kept as comparison.json.
     """
     records = train_run.read_records(configs[0].data)
     run_folder.new_directory(configs[0].run_dir, configs[0].ckpt)  # which must be free
@@ -228,24 +228,24 @@ def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
         candidates = each_usable(configs, lambda config: _validate(config, records))
     except command_line.Stopped:
         command_line.log(
-            "no network is chosen yet. The same command begins again, with the "
-            "features that are computed so far"
+            "no network has been chosen yet. The same command starts again, and reuses "
+            "the features computed so far"
         )
         raise
     candidates.sort(key=lambda one: (one.losses.mean(), one.model_bytes))
     figures = comparison.compare(candidates)
     figures["split"] = "cross-validation" if configs[0].folds else "validation"
     best = candidates[0].name
-    command_line.log(f"{best}, the best:")
+    command_line.log(f"{best} is the best network and is trained as a run:")
     config = next(config for config in configs if config.label == best)
     single = dataclasses.replace(config, folds=0)
     return train_run.train(single, comparison=figures), figures
 
 
 def each_usable(configs: Sequence[settings.Config], use: Callable[..., Any]) -> Any:
-    """Return what `use` returns for each network, without those that it refuses."""
+    """Return what `use` returns for each network, leaving out those it refuses."""
     for ckpt in dict.fromkeys(config.ckpt for config in configs):
-        named_weights.resolve(ckpt)  # a wrong name is an error before the first starts
+        named_weights.resolve(ckpt)  # refuses a wrong name before any training
     results = []
     for number, config in enumerate(configs, start=1):
         command_line.log(f"{config.label}, network {number} of {len(configs)}:")

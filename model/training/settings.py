@@ -22,7 +22,7 @@ _several = functools.partial(config_flags.setting, group="Several runs")
 _snapshots = functools.partial(config_flags.setting, group="Snapshots")
 _action = functools.partial(config_flags.setting, group="What to do", basic=True)
 
-# Of the weights that come from the package index, the best for flowers in five folds.
+# The best weights from the package index on flowers, in five folds.
 DEFAULT_WEIGHTS = "efficientnet_lite0"
 
 
@@ -117,8 +117,8 @@ class Config:
     )
     engine: str = _training(
         "auto",
-        "Program that computes cached features; auto is ONNX Runtime where it is "
-        "installed and knows the layers of a network with batch normalisation.",
+        "Program that computes cached features; auto is ONNX Runtime on a processor "
+        "where it is installed, for networks with batch normalisation that it knows.",
         choices=("auto", "tensorflow", "onnxruntime"),
     )
     seed: int = _training(
@@ -184,8 +184,8 @@ class Config:
         -1,
         "Views of each photo whose frozen features are computed once: the central "
         "crop, its mirror image, then random ones. 0 computes new random views in "
-        f"every epoch; -1 means {_AUTO_VIEWS}, or 0 with augmentation, or 1 for many "
-        "photos if the head is solved.",
+        f"every epoch; -1 means {_AUTO_VIEWS}, or 0 with augmentation, or 1 if the "
+        "head is solved on many photos.",
         lower=-1,
         upper=1000,
     )
@@ -245,7 +245,7 @@ class Config:
 
     @property
     def label(self) -> str:
-        """What tells networks that are compared apart: name, resizing and size."""
+        """Name of a network in a comparison: weights, resizing and size."""
         size_px, resize = self.overrides.image_size, self.overrides.resize
         parts = [self.ckpt, resize.removeprefix("auto"), f"{size_px} px"]
         return " ".join(filter(None, parts[: 3 if size_px else 2]))
@@ -260,7 +260,7 @@ class Config:
         return _AUTO_VIEWS if self.augmentation.mirror else 1
 
     def step_flags(self) -> list[str]:
-        """Return the flags of given settings that only a training by steps follows."""
+        """Return the given flags that only a training by steps can follow."""
         names = (
             *("epochs", "steps", "batch_size", "learning_rate", "dropout", "hidden"),
             *("keep_head", "compare"),
@@ -276,8 +276,8 @@ class Config:
     def allows_solver(self) -> bool:
         """Whether a linear head on cached features may be solved."""
         is_new_head = self.ckpt != "none" and not (self.train_from or self.train)
-        is_open = self.learning.optimizer in ("auto", optimization.SOLVER)
-        return is_new_head and is_open and self.num_views > 0 and not self.step_flags()
+        allowed = self.learning.optimizer in ("auto", optimization.SOLVER)
+        return is_new_head and allowed and self.num_views > 0 and not self.step_flags()
 
     def with_optimizer(self, optimizer: str) -> "Config":
         """Return the settings with another optimizer."""

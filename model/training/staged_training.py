@@ -311,7 +311,7 @@ class StagedTraining:
         return state | {f"training/{name}": value for name, value in training}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue where `state` was called; KeyError or ValueError elsewhere."""
+        """Continue from a result of `state`; KeyError or ValueError for others."""
         progress = json.loads(state["progress"].tobytes())
         identity = self.folder.identity
         if progress.get("run", identity) != identity:

@@ -21,10 +21,10 @@ from pipeline.system.errors import UsageError
 # channel means did not even fit its training photos with 0.5 (loss 0.42 after 40
 # epochs).
 _DROPOUT_OF_ALL, _DROPOUT_OF_FEW = 0.5, 0.1
-# From here on, mirror images gave little to a head that is solved: in five folds, 87.2
-# instead of 87.1 % of 1,127 flowers were right, but 40.3 instead of 38.4 % of 315 bees.
+# From here on, mirror images hardly help a head that is solved: in five folds, accuracy
+# was 87.2 instead of 87.1 % for 1,127 flowers, but 40.3 instead of 38.4 % for 315 bees.
 _MANY_PHOTOS = 500
-MOST_SOLVED_BYTES = 4 << 30  # of the features that a head is solved on
+MOST_SOLVED_BYTES = 4 << 30  # of features on which a head is solved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Stage:
     config: settings.Config
     plan: StagePlan
     num_training: int  # photos
-    # Settings because of which the head is not solved though it could be.
+    # Flags because of which the head is trained by steps, although it could be solved.
     step_flags: Sequence[str] = ()
 
     @property
@@ -178,7 +178,7 @@ def plan_stages(
 def _plan_learning(
     config: settings.Config, plan: StagePlan, num_training: int
 ) -> Stage:
-    """Return a stage whose optimizer is chosen if the settings leave it open.
+    """Return a stage, with its optimizer chosen if the settings leave that open.
 
     The final layer can be solved if it alone trains, on cached features, and if no
     setting is about steps.
@@ -188,17 +188,17 @@ def _plan_learning(
     table_bytes = 4 * num_training * max(config.num_views, 1) * plan.num_features
     reasons = []
     if plan.train_from != head.FINAL_LAYER:
-        reasons.append(f"{plan.train_from} trains")
+        reasons.append(f"{plan.train_from} trains as well")
     elif plan.cut == architecture.INPUT or not config.num_views:
         reasons.append("no features are cached")
     elif table_bytes > MOST_SOLVED_BYTES:
         reasons.append(f"the features take {table_bytes / 1e9:.1f} GB of memory")
-    is_open = requested == "auto" and not reasons
+    is_solvable = requested == "auto" and not reasons
     reasons += [f"{flag} is given" for flag in step_flags]
     if requested == optimization.SOLVER and reasons:
         raise UsageError(
             f"--optimizer={requested}: solves a linear head on cached features, but "
-            f"{reasons[0]}. Expected another optimizer, such as adam, or no such "
+            f"{reasons[0]}. Choose another optimizer, such as adam, or remove that "
             "setting."
         )
     if requested == "auto":
@@ -207,7 +207,7 @@ def _plan_learning(
         config=config,
         plan=plan,
         num_training=num_training,
-        step_flags=step_flags if is_open else (),
+        step_flags=step_flags if is_solvable else (),
     )
     if stage.is_solved and config.views < 0 and num_training >= _MANY_PHOTOS:
         return dataclasses.replace(stage, config=dataclasses.replace(config, views=1))
@@ -330,8 +330,8 @@ def lowest_segment(
         if any(is_named):
             raise errors.MismatchedCheckpoint(
                 f"--train_from={train_from}: lies in a part of {network.name} that "
-                "branches, where training cannot start. Expected a layer that all "
-                f"paths pass; the nearest is {segments[position][0]}."
+                "branches, where training cannot start. Expected a layer that lies on "
+                f"all paths; the nearest is {segments[position][0]}."
             )
     starts = [segments[name][0] for name in positions if segments[name]]
     raise errors.MismatchedCheckpoint(

@@ -90,7 +90,7 @@ class StartingPoint:
 def choose(config: settings.Config, records: manifest.Manifest) -> StartingPoint:
     """Find the network of the weights, and restore what fits.
 
-    The records are those of the training; their photos may show the preprocessing.
+    The preprocessing may be recognised on photos of the records, the training's own.
     """
     # A training starts from the first of these that the flags name:
     # 1. --resume=RUN: the run's last snapshot. `train_run.resume` continues with the

@@ -27,7 +27,7 @@ SCRATCH = "scratch"  # run folder, inside the run, of the network from a random 
 def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) -> Path:
     """Train as configured; return the run folder.
 
-    `comparison` has figures of networks of which this is the best, to be kept there.
+    `comparison` has figures of networks of which this is the best; the run keeps them.
     """
     records = read_records(config.data)
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
@@ -116,8 +116,8 @@ def prepare(
 ) -> list[staged_training.StagedTraining]:
     """Return the network to train, and the one to compare it with; log what trains.
 
-    Nothing trains yet, and the run folder `directory` is not created; if it does not
-    write, it never is.
+    Nothing trains yet, and the run folder `directory` is not created; without `writes`
+    it never is.
     """
     setup = device.set_up(config.precision, run_folder.cache_dir(directory))
     start = starting_point.choose(config, records)
@@ -236,14 +236,14 @@ def _stage_lines(planned: Sequence[stages.Stage]) -> dict[str, str]:
 
 
 def _notes_on_steps(planned: Sequence[stages.Stage]) -> Iterator[str]:
-    """Yield why stages train a head by steps that could be solved."""
+    """Yield why stages train by steps a head that could be solved."""
     for stage in planned:
         if stage.step_flags:
             name = f"{stage.name}: " * bool(stage.name)
             flags = ", ".join(stage.step_flags)
             yield (
-                f"{name}the head trains by steps, because of {flags}; without, L-BFGS "
-                "solves it"
+                f"{name}the head is trained by steps because of {flags}; otherwise "
+                "L-BFGS would solve it"
             )
 
 

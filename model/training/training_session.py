@@ -52,7 +52,7 @@ class TrainingSession:
     def run(self) -> None:
         """Train from the beginning or from the last snapshot, to the end.
 
-        Stopped by a signal, it leaves a snapshot, and what was reached is a usable run.
+        If a signal stops it, it leaves a snapshot, and the run so far is usable.
         """
         lock = snapshots.locked if self._is_chief else contextlib.nullcontext
         with lock(self._directory), self._ending():

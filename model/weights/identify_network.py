@@ -5,11 +5,11 @@ A name and a shape prove little, because other networks also have a features.0.w
 
 1. A file written by Graft names its network; no other network is tried.
 2. A network that the file's own Keras configuration describes is preferred to known
-   ones. The exception are networks of keras.applications that Graft knows, because only
-   Graft knows their preprocessing.
-3. Otherwise the network wins of which the file has most kernels, by name and shape, and
-   then most tensors, and then lacks fewest. If several are equal, the user has to
-   choose with --arch.
+   ones, except to networks of keras.applications that Graft knows, because only Graft
+   knows their preprocessing.
+3. Otherwise the network wins of which the file has the most kernels, by name and shape;
+   then the one with the most tensors in the file, then the one with the fewest missing.
+   If several are equal, the user has to choose with --arch.
 4. A file that also has layers unknown to this network belongs to another one. It is
    refused, unless the user passes --arch.
 """
@@ -55,8 +55,8 @@ class Candidates:
     checkpoint: Checkpoint
     matches: Sequence[NetworkMatch]  # those that the file has any tensor of, best first
     rebuilt: Network | None  # made of the file's own Keras configuration
-    # Why that cannot be used, or why the file's layers do not fit the requested network
-    # in their order; "" for no reason.
+    # Why `rebuilt` cannot be used, or why the file's layers, in their order, do not fit
+    # the requested network; "" for no reason.
     why_not: str
 
 
@@ -153,7 +153,7 @@ def _has_landmark(checkpoint: Checkpoint, network: Network) -> bool:
 def _in_order(checkpoint: Checkpoint, arch: str) -> tuple[list[LayerNaming], str]:
     """Return the namings of networks of Keras whose layers a file has in order.
 
-    These are those of which the file has as many parameters, and `arch`. The second
+    Tried are the networks with as many parameters as the file, and `arch`. The second
     value says why `arch` does not fit.
     """
     if not checkpoint.format.startswith("Keras 2"):
@@ -239,7 +239,7 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
     for match in matches:  # rule 2
         if match.network is rebuilt and not _is_keras_application(best, match):
             return match
-    # Rule 3. A network that the file describes has been decided about.
+    # Rule 3. Rule 2 has already decided about the network that the file describes.
     known = [match.network for match in matches if match.network is not rebuilt]
     equal = {
         match.network.name
@@ -295,7 +295,7 @@ def _explain_no_match(candidates: Candidates, arch: str) -> str:
     advice = f" It fits {fitting[0]}." if arch and fitting else ""
     if not arch:
         advice = (
-            " It may belong to another network: --arch also takes a file of that one."
+            " It may belong to another network; --arch also takes a file of that one."
         )
     named = [m for m in candidates.matches if arch in ("", m.network.name)]
     for match in named[:1]:

@@ -56,7 +56,7 @@ class LayerNaming:
     caffe_types: frozenset[str] = frozenset()
     dense_as_conv: bool = False  # dense layers are convolutions over their whole input
     ignored_prefixes: tuple[str, ...] = ()  # of the names of other tensors
-    is_automatic: bool = False  # Keras made up the names: all layers but the last fit
+    is_automatic: bool = False  # Keras made up the names; all but the last must fit
     keeps_variables: bool = False  # variables that are not listed have Graft's names
     # {Graft's "layer/variable": its name in the file}, in place of `layers` and
     # `variables`; empty to use these.

@@ -179,8 +179,8 @@ def _fill(source: Download | Packaged, path: Path) -> None:
             digest = hashlib.file_digest(stream, _DIGEST).hexdigest()
             partial.write_text(f"{_DIGEST}:{digest}\n")
         command_line.log(
-            f"note: no hash of {source.url} is known. That of this download is kept in "
-            f"{record}; another file will be refused"
+            f"note: no hash of {source.url} is known. The hash of this download is "
+            f"kept in {record}; another file will be refused"
         )
     metadata = weight_file.describe(restored.network.name, restored.spec) | {
         "variant": source.variant,
@@ -196,7 +196,7 @@ def _fill(source: Download | Packaged, path: Path) -> None:
 
 
 def _download(source: Download, file: Path, record: Path) -> None:
-    """Download a file with the hash that is known, or that the first one had."""
+    """Download a file, whose hash must be the known one or the first download's."""
     is_recorded = not source.digest and record.exists()
     digest = record.read_text().strip() if is_recorded else source.digest
     try:

@@ -34,7 +34,7 @@ class Overrides:
     short_side: int = _setting(
         0,
         "Short side in pixels to which photos are resized before the crop; 0 keeps the "
-        "weights' ratio to the input, and --resize=pad shows whole photos.",
+        "weights' ratio to the input, or shows whole photos with --resize=pad.",
         lower=0,
     )
     resize: str = _setting(

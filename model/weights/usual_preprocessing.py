@@ -62,13 +62,13 @@ def by_first_batchnorm(
     values: Mapping[str, Mapping[str, np.ndarray]],
     read_photos: Callable[[InputSpec, int], np.ndarray],
 ) -> tuple[InputSpec, bool]:
-    """Recognise the preprocessing with which photos have a BatchNorm's statistics.
+    """Recognise the preprocessing with which photos give a BatchNorm's statistics.
 
     Args:
         network: the network that the weights belong to.
         spec: its input, of which the normalisation is assumed.
         values: {layer: {variable: array}} of its weights, in the file's colour order.
-        read_photos: function of a spec and a number that returns at most so many
+        read_photos: function of a spec and a number that returns at most as many
             photos, uint8 [num_photos, size_px, size_px, 3], RGB, 0..255; called only if
             the network begins with layers that lead to a trained BatchNorm.
 
@@ -133,7 +133,7 @@ def _distance(
         count += len(outputs)
     found_mean, square = sums / count
     found_variance = square - found_mean**2
-    least = _LEAST_SHARE * np.median(variance)  # of channels that are always 0, too
+    least = _LEAST_SHARE * np.median(variance)  # for channels that are always 0
     deviations = np.abs(found_mean - mean) / np.sqrt(variance + least)
     ratios = np.abs(np.log((found_variance + least) / (variance + least)))
     return float(np.mean(deviations + ratios))

@@ -120,7 +120,7 @@ def _keras_url(name: str) -> str:
 
 
 def _torchvision(name: str) -> Download:
-    """Return a file whose name carries the first digits of its SHA-256."""
+    """Return the download of a file whose name ends in digits of its SHA-256."""
     url = f"https://download.pytorch.org/models/{name}.pth"
     digest = f"sha256:{name.rpartition('-')[2]}"
     return Download("complete (torchvision)", url, digest)

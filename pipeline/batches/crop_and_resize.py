@@ -57,8 +57,8 @@ def padded_sizes(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
 def windows_at(corners: np.ndarray, sides: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return windows as Views has them, from top and left: int [num_images, 2].
 
-    A window whose centre lies beyond the image is moved there, so that none shows
-    nothing but filling.
+    A window whose centre lies beyond the image is moved onto it, so that every window
+    shows a part of the image.
     """
     corners = np.clip(corners, -(sides // 2), sizes - (sides + 1) // 2)
     return np.concatenate([corners, sides], axis=1).astype(np.int32)
@@ -111,8 +111,8 @@ def decode_window(
     """Decode a part of a JPEG or PNG file to uint8 [height, width, 3], RGB, 0..255.
 
     `is_png` is a bool scalar tensor, or a Python bool when all images are of one
-    format. `window` is a row of Views.windows. `fill` has R, G and B of the window
-    beyond the image, 0..255; None if it is inside.
+    format. `window` is a row of Views.windows. `fill` is the colour of the window
+    beyond the image, R, G and B, 0..255; None if no window reaches beyond it.
     """
 
     def jpeg() -> Any:

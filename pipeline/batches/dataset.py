@@ -1,4 +1,4 @@
-"""Give training the photos of its split as batches, in another order every epoch.
+"""Batch the photos of the training split, in another order in every epoch.
 
 An epoch is a permutation of the rows that depends on (seed, epoch) alone.
 """

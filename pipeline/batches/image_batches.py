@@ -74,7 +74,7 @@ class Images:
         self.dataset = self._build()
 
     def run(self, order: np.ndarray, views: crop_and_resize.Views) -> Iterator[Batch]:
-        """Yield the batches of one pass, or raise DataError or OSError of a record.
+        """Yield the batches of one pass; a bad record raises DataError or OSError.
 
         `order` has indices into `rows`, int [num_examples]; `views` a view of each row.
         """

@@ -63,7 +63,7 @@ class InputSpec:
         return self.source.startswith("assumed")
 
     def describe_pixels(self) -> str:
-        """Return what becomes of pixels, as a formula, and where that stands."""
+        """Return the normalisation of pixels as a formula, and its source."""
         text = f"RGB / {self.scale:g}" if self.scale != 1 else "RGB"
         if self.mean_image or any(self.mean):
             mean = "a mean image" if self.mean_image else _in_words(self.mean)
@@ -108,8 +108,8 @@ class InputSpec:
     def fill(self) -> tuple[int, ...] | None:
         """R, G and B around a padded image, 0..255; None where images are not padded.
 
-        That is the mean, which the network subtracts: its convolutions pad with zeros,
-        too. Where the preprocessing subtracts none, it is ImageNet's mean.
+        It is the mean colour, which becomes 0, with which convolutions pad, too. Where
+        the preprocessing subtracts no mean, it is ImageNet's.
         """
         if self.resize != "pad":
             return None

@@ -33,7 +33,7 @@ def draw_views(
     """Draw how each image is seen and augmented in an epoch; `key` is (seed, epoch).
 
     Sizes are int [num_images, 2]: height, width, in pixels. `order` has the rows in the
-    order of the epoch: how a batch is mixed depends on the place of its first example.
+    order of the epoch; the place of its first example decides how a batch is mixed.
     """
 
     def generator(part: int) -> np.random.Generator:
@@ -102,8 +102,8 @@ def _draw_geometry(
     """Draw where each pixel of the result comes from.
 
     The image is turned, shifted, sheared and zoomed about its centre, in the order and
-    sense of the Keras ImageDataGenerator. By a, b, c, d, e and f, float64 [count, 6],
-    column x and row y come from column a x + b y + c and row d x + e y + f.
+    sense of the Keras ImageDataGenerator. Returns a to f, float64 [count, 6]: column
+    x and row y come from column a x + b y + c and row d x + e y + f.
     """
     uniform = generator(_GEOMETRY).uniform(-1, 1, (count, 6))
     turn = math.radians(augmentation.rotation) * uniform[:, 0]

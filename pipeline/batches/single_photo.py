@@ -40,7 +40,7 @@ class NetworkInput:
     def __call__(self, stored: record_image.RecordImage) -> np.ndarray:
         """Return the resized central window: uint8 [size_px, size_px, 3], RGB.
 
-        What OpenCV has decoded and TensorFlow does not is an ImageError.
+        A photo that OpenCV decodes but TensorFlow does not raises ImageError.
         """
         sizes = np.array([(stored.height, stored.width)], np.int64)
         window = crop_and_resize.central_views(sizes, self.spec).windows[0]

@@ -34,7 +34,7 @@ _SHOWN = 3  # examples in a line of text
 
 
 def check(config: Config) -> Report:
-    """Check photos or records, and write both files; refuse what is neither."""
+    """Check photos or records and write both reports; refuse what is neither."""
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)

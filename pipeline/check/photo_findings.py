@@ -42,7 +42,7 @@ _GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
 TINY_PX = 32  # short side
 EXTREME_ASPECT = 4.0  # long side divided by short side
 # Kind -> severity and meaning. An error would corrupt training or evaluation. A warning
-# costs photos, or says that something may be wrong with them.
+# means that photos are lost, or that something may be wrong with them.
 KINDS: Mapping[str, tuple[Severity, str]] = {
     "unreadable": ("warning", "the file cannot be opened or read"),
     "damaged": ("warning", "the file is cut off or damaged and does not decode"),
@@ -58,7 +58,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
         "warning",
         f"one side is more than {EXTREME_ASPECT:g} times as long as the other",
     ),
-    "animated": ("note", "of several frames or pages, the first is used"),
+    "animated": ("note", "only the first of several frames or pages is used"),
     "CMYK": ("note", "printing colours are converted to RGB"),
     "16-bit": ("note", "the numbers are reduced to 8 bits"),
     "transparent": ("note", "transparent parts are laid over white"),

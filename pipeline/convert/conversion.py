@@ -44,7 +44,7 @@ _ROW_SETTINGS = (
 class Summary:
     """Result of a conversion."""
 
-    manifest: Manifest  # of the data set as it is after it
+    manifest: Manifest  # of the data set after the conversion
     written: tuple[str, ...]  # names of record files
     findings: tuple[str, ...]  # on copies, groups and photos that were left out
     changed: bool  # whether the conversion changed anything
@@ -52,7 +52,7 @@ class Summary:
 
 
 def convert(config: Config) -> Summary:
-    """Convert photos, or raise DataError or OSError and leave all as it was."""
+    """Convert photos; DataError or OSError leaves everything as it was."""
     runner = decode_source.Runner(config.workers)
     if config.runner != "local":
         runner = decode_with_beam.Beam(config.runner, config.beam_flags)

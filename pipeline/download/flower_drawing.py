@@ -29,7 +29,7 @@ _BACKGROUNDS = np.array(
 )
 _ANGLES = np.linspace(0, 2 * np.pi, 24)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_SPOT = np.array([0.62, 0])  # the lightest of a petal
+_SPOT = np.array([0.62, 0])  # the lightest point of a petal
 
 
 def _rotation(angle: float) -> Array:

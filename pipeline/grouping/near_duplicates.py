@@ -54,7 +54,7 @@ class NearDuplicates:
     proposed: np.ndarray  # PAIR [n], pairs of thumbnails that could be similar
 
     def among(self, is_included: np.ndarray) -> Self:
-        """Return the same without skipped photos, and without links they alone made."""
+        """Return the same without skipped photos and the links that only they made."""
         if is_included[self.pairs].all():
             return self
         stays = is_included[self.indices]

@@ -46,7 +46,7 @@ def read_list(list_file: str) -> PhotoList:
 def find_listed(
     rows: Sequence[Row], photo_list: PhotoList, previous: PreviousDataset | None
 ) -> Reasons:
-    """Find the photos that a list names; a list that names none is a DataError.
+    """Find the photos that a list names; a list without any is a DataError.
 
     The list of a run, similar.csv, also says which training photo each is similar to.
     Without a list, photos that a list left out of the previous data set stay out.

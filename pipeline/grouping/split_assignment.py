@@ -40,8 +40,8 @@ def by_shares(
     several classes make that impossible.
 
     The shares are {"validation": share, "test": share} of a class's photos, 0..1.
-    `known` is {name of a group: split} of the groups that have one. The result is the
-    same of the others.
+    `known` is {name of a group: split} for the groups that have one; the result is the
+    same for the others.
     """
     known, assigned = known or {}, {}
     new = [name for name in groups if name not in known]

@@ -29,7 +29,7 @@ _FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
 
 
 class Beam(decode_source.Runner):
-    """Do the work by a runner of Apache Beam."""
+    """Do the work with a runner of Apache Beam."""
 
     block_files = 512
 
@@ -39,7 +39,7 @@ class Beam(decode_source.Runner):
         The name is that of a runner, such as DirectRunner. Options are flags of Beam,
         such as "--direct_num_workers=2".
         """
-        super().__init__(num_workers=1)  # of each worker
+        super().__init__(num_workers=1)  # processes in each worker of Beam
         try:
             import apache_beam
             from apache_beam.options.pipeline_options import PipelineOptions

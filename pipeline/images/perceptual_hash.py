@@ -194,7 +194,7 @@ class _Cells:
 
 
 def expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List k and the numbers of runs; run k has counts[k] of them, from starts[k]."""
+    """List (k, number) for all numbers of runs: run k has counts[k], from starts[k]."""
     before = np.cumsum(counts) - counts
     runs = np.repeat(np.arange(len(counts)), counts)
     return runs, np.repeat(starts - before, counts) + np.arange(len(runs))

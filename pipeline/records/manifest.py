@@ -95,7 +95,7 @@ class Manifest:
         return {name: label for label, name in enumerate(self.class_names)}
 
     def included(self, *splits: str) -> tuple[Row, ...]:
-        """Return rows with a record: of the named splits, or without names of all."""
+        """Return the rows with a record, of the named splits or, by default, of all."""
         rows = (row for row in self.rows if row.is_included)
         return tuple(row for row in rows if not splits or row.split in splits)
 

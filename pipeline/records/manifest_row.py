@@ -59,12 +59,12 @@ class Code(enum.StrEnum):
     SHRUNK = "shrunk"
     # The record holds the photo; the file's name is wrong.
     WRONG_ENDING = "wrong_ending"
-    # Checks alone note it: the file's colour profile, which is ignored, is a wide one.
+    # Only pipeline.check notes it: the file's wide colour profile, which is ignored.
     WIDE_GAMUT = "wide_gamut"
 
 
 class Reason(NamedTuple):
-    """A code and the same as an English phrase."""
+    """A code, and the same reason as an English phrase."""
 
     code: Code
     text: str

@@ -164,9 +164,9 @@ class FolderLayout:
         return levels
 
     def _enter(self, classes: Sequence[Sequence[Folder]]) -> Sequence[Sequence[Folder]]:
-        """Return where the folders of each class lead that hold one folder only.
+        """Follow the folders of each class down, as long as each holds only one folder.
 
-        The result is () where the last of these hold photos, or nothing.
+        Return the last ones; () if they hold photos, or nothing.
         """
         while inner := [self._inside(folders) for folders in classes]:
             names = (n for f in itertools.chain(*classes) for n in self._files[f])

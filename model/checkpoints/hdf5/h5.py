@@ -29,7 +29,7 @@ _VARIABLES = {name: name for name in ("kernel", "bias", *_NORMALIZATION)} | {
     # Of Normalization, which networks here have as BatchNormalization.
     "mean": "moving_mean",
     "variance": "moving_variance",
-    # Of ConvNeXt's LayerScale, which has no name of its own.
+    # The variable of ConvNeXt's LayerScale, which Keras gives no name.
     "Variable": "variable",
     "variable": "variable",
 }
@@ -79,8 +79,8 @@ class _Named(NamedTuple):
 def read(path: Path, *, keras_config: str = "") -> Checkpoint:
     """Read an HDF5 file of any kind.
 
-    `keras_config` is the JSON text of the network's configuration; by default that of
-    the file, or of a JSON file beside weights alone.
+    `keras_config` is the JSON text of the network's configuration; by default the
+    file's own, or that of a JSON file beside a weights-only file.
     """
     content = isolated_h5.read(path)
     if not keras_config and not _text(content.texts.get("", {}), "model_config"):

@@ -62,7 +62,7 @@ def answers(request: sandbox.Header, _: bytes) -> Answers:
 
 
 def _read(file: h5py.File, limit_bytes: int) -> Answers:
-    """Check all objects before any array is read."""
+    """Check all objects, then yield the header and each array."""
     datasets: list[tuple[str, h5py.Dataset, str]] = []
     texts: dict[str, dict[str, str | list[str]]] = {}
     others: list[str] = []
@@ -163,7 +163,7 @@ def _check_storage(dataset: h5py.Dataset, where: str) -> None:
             raise errors.CorruptCheckpoint(
                 f"{where} is compressed in a way that is not read; save it without"
             )
-    # The library would make up what is not there. Compression may leave little.
+    # HDF5 would fill in numbers that are missing. Compressed ones may take one byte.
     size_bytes = dataset.size * dataset.id.get_type().get_size() if dataset.size else 0
     if dataset.id.get_storage_size() < (
         min(size_bytes, 1) if properties.get_nfilters() else size_bytes

@@ -19,10 +19,10 @@ from model.checkpoints.pickles import numpy_stand_ins
 
 _MAX_LEVELS = 20  # of lists and dicts in one another
 _MAX_NAME = 500  # characters
-# Parts of a pickle: its instructions, their lengths and texts. A state dict has some 80
-# a tensor; each may cost 200 bytes of memory.
+# Parts of a pickle: its instructions, their lengths and texts. A state dict has about
+# 80 parts per tensor; each part may cost 200 bytes of memory.
 _MAX_PARTS = 2_000_000
-_MAX_ENTRIES = 1_000_000  # of what a pickle builds
+_MAX_ENTRIES = 1_000_000  # in the dicts and lists that a pickle builds
 
 
 def loads(
@@ -35,8 +35,8 @@ def loads(
 ) -> tuple[Any, int]:
     """Read one pickle; return its object, and its number of bytes.
 
-    The pickle begins at byte `start`; more data may follow it. `names` has the
-    "module.name"s that it may ask for, and what it gets; another one is an
+    The pickle begins at byte `start`; more data may follow it. `names` maps each
+    "module.name" that it may ask for to what it gets; any other name is an
     UnsafeCheckpoint. `persistent_load` resolves its references to data elsewhere.
     """
     try:
@@ -56,7 +56,7 @@ def loads(
 
 
 class _Parts(io.BytesIO):
-    """A pickle of a limited number of parts, each of which is read by itself."""
+    """The bytes of a pickle, with a limited number of reads: one for each part."""
 
     _parts_left = _MAX_PARTS
 
@@ -79,7 +79,7 @@ class _Parts(io.BytesIO):
 class _Names(dict[Any, Any]):
     """A dict or OrderedDict of a pickle, whose keys are texts or small integers.
 
-    Other keys may take for ever to hash, or crash Python, or have equal hashes.
+    Other keys may take forever to hash, crash Python, or all have the same hash.
     """
 
     __slots__ = ()
@@ -92,7 +92,7 @@ class _Names(dict[Any, Any]):
         is_small = isinstance(key, int) and abs(key) < 1 << 64
         if not is_small and not isinstance(key, str):
             raise pickle.UnpicklingError(
-                f"expected names in text, found a {type(key).__name__}"
+                f"expected names as text, found a {type(key).__name__}"
             )
         super().__setitem__(key, value)
 
@@ -123,7 +123,7 @@ _DISPATCH: dict[int, Any] = {
     pickle.DICT[0]: _load_dict,
     pickle.BYTEARRAY8[0]: _load_bytes,
     pickle.BUILD[0]: _load_state,
-    pickle.FRAME[0]: lambda reader: reader.read(8),  # how much to read at once
+    pickle.FRAME[0]: lambda reader: reader.read(8),  # skips the size
     # Sets become lists, so that nothing in them is hashed.
     pickle.EMPTY_SET[0]: _INHERITED[pickle.EMPTY_LIST[0]],
     pickle.ADDITEMS[0]: _INHERITED[pickle.APPENDS[0]],
@@ -132,7 +132,7 @@ _DISPATCH: dict[int, Any] = {
 
 
 class _Reader(pickle._Unpickler):
-    """Python's own unpickler, in Python: that in C may be made to take any memory."""
+    """Python's own unpickler in Python; hostile data makes the one in C fill memory."""
 
     def __init__(
         self,

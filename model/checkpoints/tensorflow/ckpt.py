@@ -32,7 +32,7 @@ _TRAINED = re.compile(r"_trainable_variables/\d+")
 IN_PARTS = " (a variable in parts)"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_MAX_GRAPH_BYTES = 64 << 20  # beyond any model's
+_MAX_GRAPH_BYTES = 64 << 20  # no model has a graph as large
 _ENDING = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
@@ -78,8 +78,8 @@ def read(
 ) -> Checkpoint:
     """Read a checkpoint of TF1 or TF2.
 
-    Variables of a TF2 checkpoint are named by object_graph, which `layers` are for.
-    Optimizer slots, counters, strings and parts of variables are no weights.
+    `layers` help object_graph to name the variables of a TF2 checkpoint. Optimizer
+    slots, counters, strings and parts of variables are not read as weights.
     """
     index = _index(prefix)
     if not index.exists():
@@ -184,8 +184,8 @@ def _rename(
 ) -> dict[str, np.ndarray]:
     """Name tensors by layer and variable.
 
-    A tensor without a name, or with the same name as another, keeps its key without the
-    suffix; all keep their keys if that makes two names the same.
+    A tensor without a name, or with the same name as another, is called by its key
+    without the suffix. If two names are then the same, all keep their whole keys.
     """
     ends = {key: names.get(key) or _short(key) for key in tensors}
     counts = collections.Counter(ends.values())

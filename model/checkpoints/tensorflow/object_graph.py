@@ -26,8 +26,8 @@ class _Node(NamedTuple):
 def variable_names(graph: Wire, layers: LayerPaths) -> dict[str, str]:
     """Return {checkpoint key: name} of the variables in a TrackableObjectGraph.
 
-    A variable of one of `layers` is called "layer/attribute"; others by the end of the
-    full name that the graph states, which is layer and variable.
+    A variable of one of `layers` is called "layer/attribute". Others are called by the
+    last two parts of their full name in the graph: layer and variable.
     """
     nodes = list(_nodes(graph))
     names = {

@@ -25,7 +25,7 @@ _MAX_BYTES = 64 << 20
 _NODES, _PATH, _KIND, _DESCRIPTION = 1, 3, 4, 5
 _LAYER, _MODELS = "_tf_keras_layer", ("_tf_keras_sequential", "_tf_keras_network")
 
-_Path = tuple[str, ...]  # from the model through the graph of objects
+_Path = tuple[str, ...]  # attributes that lead from the model to an object
 
 
 def read(folder: Path) -> Checkpoint:

@@ -24,7 +24,7 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A run that takes part in a comparison, by a unique name."""
+    """A run that takes part in a comparison, under a unique name."""
 
     name: str
     class_names: tuple[str, ...]
@@ -99,8 +99,8 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
             shared = functools.reduce(operator.and_, photos).total()
             raise DataError(
                 f"the runs were evaluated on different photos: {sizes}, of which they "
-                f"share {shared}. Evaluate them on the same photos, which none was "
-                "trained on: --data=FOLDER --another_dataset"
+                f"share {shared}. Evaluate them on photos that none was trained on: "
+                "--data=FOLDER --another_dataset"
             )
         if len(differing := np.flatnonzero(other.examples.label != reference.label)):
             raise DataError(

@@ -48,9 +48,9 @@ def tango_interval(
 ) -> tuple[float, float]:
     """Return the 95 % interval of the difference in accuracy, second minus first.
 
-    The interval holds the differences that the score test does not reject. The numbers
-    are those of photos that only one run gets right, and of all, above 0. Of photos in
-    groups, all three are multiplied by the share of independent photos.
+    The interval holds the differences that the score test does not reject. `only_first`
+    and `only_second` count the photos that only this run gets right, `total` all
+    photos; for photos in groups, each is multiplied by the share of independent photos.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in
     proportions for the paired-sample design", Statistics in Medicine 17.
@@ -99,10 +99,10 @@ def photos_needed(
 ) -> int:
     """Return the number of photos on which McNemar's test sees a difference.
 
-    `differing` is the share of photos that only one of the runs gets right, at least
-    `difference`, that in accuracy; `alpha` is the chance of reporting a difference that
-    does not exist. `effective_share` is the number of independent photos that one photo
-    counts as, below 1 for photos in groups.
+    `difference` is the difference in accuracy; `differing` is the share of photos that
+    only one of the runs gets right, which is at least as large; `alpha` is the chance
+    of reporting a difference that does not exist. `effective_share` is the number of
+    independent photos that one photo counts as, below 1 for photos in groups.
 
     Source: Connor 1987, "Sample size for testing differences in proportions for the
     paired-sample design", Biometrics 43.

@@ -27,8 +27,8 @@ def compare_runs(
     """Compare the first run with each of the others, and write compare-<split>.json.
 
     A run is evaluated only if its folder has no logits that this user computed with its
-    present model for these records. The photos are those of `folder`, whose folders
-    mean what `layout` says, or each run's own if that is "".
+    present model for these records. The photos are those of `folder`, whose subfolders
+    mean what `layout` says, or each run's own photos if `folder` is "".
     """
     first = next(iter(runs.values()))
     with contextlib.ExitStack() as stack:

@@ -37,7 +37,7 @@ def write(classifier: Exportable, path: Path) -> None:
         raise converters.name_failing_layer(
             FORMAT, error, classifier, _convert_model
         ) from error
-    # A mean image would make the input's exact numbers long.
+    # input_spec is left out, because a mean image would make it very long.
     metadata = {n: v for n, v in classifier.metadata.items() if n != "input_spec"}
     metadata["class_names"] = json.dumps(classifier.class_names)  # ASCII for any names
     onnx.helper.set_model_props(model, metadata)

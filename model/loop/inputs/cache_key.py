@@ -31,8 +31,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return all that a trunk's features depend on, as JSON can hold it.
 
-    `layer` is the name of what the frozen trunk computes; `engine` computes it if it
-    can. The split of the records does not matter.
+    `layer` is the name of what the frozen trunk computes; `engine` is used if it can
+    compute that. The split of the records does not matter.
     """
     weights = sorted(model_variables.digests(trunk.variables).items())
     layers = json.dumps(_layers(trunk), sort_keys=True, default=str)

@@ -129,13 +129,13 @@ def _compute(
 ) -> None:
     """Fill the missing rows of the arrays, {view: (values, checksums)}.
 
-    If a crash keeps a row from the disk, its checksum does not fit.
+    If a crash keeps a row from reaching the disk, its checksum does not match.
     """
     for views, needed in _passes(missing):
         for batch in images.run(needed, views_of(images, views[0])):
             numbers, image = batch["row"].numpy(), batch["image"]
             for view in views:
-                if view != views[0]:  # a strided slice took 45 ms
+                if view != views[0]:  # a strided slice would take 45 ms
                     image = tf.reverse(image, [2])
                 values, sums = arrays[view]
                 values[numbers] = run(image).numpy()

@@ -38,11 +38,11 @@ def search(
 ) -> dict[str, Any]:
     """Compare validation and test photos with the training photos.
 
-    The trunk, a frozen keras.Model, computed the features of all photos of the records.
+    `features` are those that the trunk, a frozen keras.Model, computed of all photos.
 
     Returns:
         `threshold`, a cosine; `chance`, the share of cut training photos, 0..1, that
-        are as similar to a photo of another group: a real series, or mere likeness;
+        are as similar to a photo of another group (a real series, or by chance);
         `num_training` of `num_training_in_all` photos, that were compared with; and
         `photos`, held-out photos that reach the threshold, most similar first: {path,
         split, similar_to, similarity}. {} if there are too few training photos.
@@ -89,9 +89,9 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the `k` vectors with the largest cosines to each query, best first.
 
-    Queries are float32 [num_queries, num_features], blocks the vectors to be searched,
-    so many at a time; all have length 1. Returns cosines and positions over all blocks,
-    [num_queries, k], fewer if there are fewer vectors.
+    Queries are float32 [num_queries, num_features]; `blocks` yields the vectors to be
+    searched, some at a time; all have length 1. Returns cosines and positions over all
+    blocks, [num_queries, k], fewer if there are fewer vectors.
     """
     best = np.zeros((len(queries), 0), np.float32)
     positions = np.zeros((len(queries), 0), np.int64)

@@ -1,1 +1,1 @@
-"""Compute what a network that does not train gives, faster than Keras does."""
+"""Compute the output of a network that does not train, faster than Keras does."""

@@ -1,7 +1,7 @@
-"""Compute a network without batch normalisation: it is folded into the layer before.
+"""Compute a network with its batch normalisation folded into the layers before it.
 
-A network that does not train normalises by constants. A convolution can apply them:
-its filters are multiplied by them once, instead of every output. The result is the
+A network that does not train normalises by constants. They can be multiplied into the
+filters of a convolution once, instead of into its outputs every time. The result is the
 same up to rounding in float32.
 """
 
@@ -21,7 +21,7 @@ _LINEAR = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense
 def folded(model: Any) -> Callable[[Any], Any]:
     """Return a function that computes what a network does with training=False.
 
-    It keeps the present weights of what is folded; the network is not changed. Where
+    It keeps the weights that folded layers have now; the network is not changed. Where
     nothing can be folded, it computes the same bytes. Models inside it are folded, too.
     """
     functional = getattr(model, "_functional", None) or model  # of keras.Sequential
@@ -68,7 +68,7 @@ def parts(model: Any) -> tuple[dict[str, tuple[Any, Any]], set[str]]:
 
 
 def _foldable(model: Any) -> dict[str, tuple[Any, Any]]:
-    """Return {name: (layer, batch normalisation)} where that alone sees its output."""
+    """Return {name: (layer, batch normalisation that alone sees its output)}."""
     by_depth = model._nodes_by_depth.values()
     nodes = [node for nodes in by_depth for node in nodes if not node.is_input]
     calls = collections.Counter(node.operation.name for node in nodes)

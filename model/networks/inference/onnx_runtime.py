@@ -43,7 +43,7 @@ def engine_for(model: Any, engine: str, precision: str) -> str:
 def compute(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function uint8 [batch, height, width, 3] -> output of a network.
 
-    `model` is one that `engine_for` gives to ONNX Runtime.
+    `model` is one for which `engine_for` names ONNX Runtime.
     """
     import onnxruntime
 
@@ -130,9 +130,9 @@ class _Graph:
         return _TRANSLATIONS[kind](self, layer, x)
 
     def convolution(self, layer: Any, x: str) -> str:
-        """Add a convolution, by depth or not."""
+        """Add a convolution, depthwise or not."""
         kernel, bias = self._parts.get(layer.name, (layer.kernel, layer.bias))
-        # [height, width, in, out]; by depth: [height, width, in, out for each of these]
+        # [height, width, in, out]; depthwise: [height, width, in, out for each input]
         kernel, groups = keras.ops.convert_to_numpy(kernel), getattr(layer, "groups", 0)
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             groups = int(kernel.shape[2])
@@ -202,7 +202,7 @@ class _Graph:
         return self.add("Concat", *x, axis=1)
 
 
-# {class of Keras: its translation}; others, and classes derived of these, have none.
+# {class of Keras: its translation}; other classes, also subclasses, have none.
 _TRANSLATIONS: dict[Any, Callable[[_Graph, Any, Any], str]] = {
     keras.layers.Conv2D: _Graph.convolution,
     keras.layers.DepthwiseConv2D: _Graph.convolution,

@@ -239,7 +239,7 @@ class _Reader:
 
 
 def _begins_head(name: str) -> bool:
-    """Return whether a layer of a run's model, and those above it, are its head."""
+    """Return whether a layer of a run's model, and all above it, belong to its head."""
     return name in _HEAD or head.is_pooling_layer(name)
 
 

@@ -32,7 +32,7 @@ def positions(model: Any) -> list[str]:
 def connect_what_fits(
     model: Any, outputs: Mapping[str, Any], image: Any
 ) -> tuple[str, Any]:
-    """Connect a model again, to an input of another size, as far as layers suit it.
+    """Connect a model again, to an input of another size, as far as its layers suit it.
 
     `outputs` is {position: its output}, from the input on. Return the last position
     that the new input reaches, and its output; "" and the input if it reaches none.

@@ -92,7 +92,7 @@ def rebuild(text: str, where: str) -> architecture.Network:
 
 
 def is_file(arch: str) -> bool:
-    """Return whether --arch is a file that describes a network, and no name."""
+    """Return whether --arch is a file that describes a network, instead of a name."""
     return arch not in registry.NETWORKS and Path(arch).is_file()
 
 

@@ -37,7 +37,7 @@ def _connect(image: Any, *, channels: int) -> Any:
     if side % PATCH_PX:
         smaller = max(side // PATCH_PX, 1) * PATCH_PX
         raise errors.MismatchedCheckpoint(
-            f"DINOv2 sees patches of {PATCH_PX} pixels, so it does not take images of "
+            f"DINOv2 sees patches of {PATCH_PX} pixels, so it cannot take images of "
             f"{side}. Pass --image_size={smaller} or --image_size={smaller + PATCH_PX}"
         )
     x = keras.layers.Conv2D(channels, PATCH_PX, PATCH_PX, name="patches")(image)
@@ -56,9 +56,9 @@ def _connect(image: Any, *, channels: int) -> Any:
 
 
 def _show_map(x: Any, side: int) -> Any:
-    """Return the same tokens, those of the patches by way of a map, for Grad-CAM.
+    """Return the same tokens; those of patches pass through a map, for Grad-CAM.
 
-    It is the last place where what a patch holds can still reach the class token.
+    This is the last place where the patches still affect the class token.
     """
     channels = x.shape[-1]
     patches = keras.layers.Reshape((side, side, channels), name="patch_map")(x[:, 1:])
@@ -68,7 +68,7 @@ def _show_map(x: Any, side: int) -> Any:
 
 
 def _block(x: Any, *, name: str) -> Any:
-    """Add what tokens take from each other, then what each makes of itself."""
+    """Add attention between tokens, then a two-layer perceptron on each token."""
     channels = x.shape[-1]
     y = layer_norm(name=f"{name}_norm1")(x)
     y = layer_scale(_attention(y, name=name), initial=1e-5, name=f"{name}_scale1")
@@ -81,7 +81,7 @@ def _block(x: Any, *, name: str) -> Any:
 
 
 def _attention(x: Any, *, name: str) -> Any:
-    """Let each token see all tokens, in heads of 64 channels."""
+    """Apply self-attention, in heads of 64 channels."""
     num_tokens, channels = x.shape[1:]
     heads = (num_tokens, 3, channels // 64, 64)
     x = dense(3 * channels, activation=None, name=f"{name}_qkv")(x)
@@ -93,10 +93,10 @@ def _attention(x: Any, *, name: str) -> Any:
 
 
 def resize_positions(table: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Resize the position embeddings of a square of patches to that of another size.
+    """Resize the position embeddings of a square of patches to another square.
 
-    `table` is float [1 + side * side, channels], and its first row the class token's;
-    the result is float32 [num_tokens, channels].
+    `table` is float [1 + side * side, channels]; its first row is the class token's.
+    The result is float32 [num_tokens, channels].
 
     Source: interpolate_pos_encoding in facebookresearch/dinov2: bicubic with a = -0.75,
     without antialiasing, 0.1 patches added to the new side for the scale.

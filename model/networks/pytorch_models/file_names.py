@@ -8,7 +8,7 @@ _Names = dict[str, str]  # {layer: its name in the file}
 
 
 def _pairs(ours: str, theirs: str, *, layer: str = "", name: str = "") -> _Names:
-    """Pair the names in two texts, which `layer` and `name` begin."""
+    """Pair the names in two texts, after putting `layer` and `name` before them."""
     pairs = zip(ours.split(), theirs.split(), strict=True)
     return {layer + part: name + other for part, other in pairs}
 
@@ -28,10 +28,11 @@ def _inverted_residuals(
         stages: table of the network in inverted_residuals.
         ends: names of stem and head, each a convolution and its normalisation, and of
             the final layer.
-        block: beginning of the names in a block, with its number {block}, from 1 on
-            {after}; {stage}, from 1 on {next}; and its number in the stage, {index}.
+        block: beginning of the names in a block. {block}, {stage} and {index} stand for
+            the numbers of block, stage, and block in the stage, from 0 on; {after} and
+            {next} for those of block and stage from 1 on.
         parts: names of a block's layers, in order.
-        first: the same for the first block, which does not widen.
+        first: the same for the first block, which has no expansion.
     """
     squeezing = "squeeze excite " * (len(parts.split()) == 8)
     narrow = f"depthwise_conv depthwise_bn {squeezing}project_conv project_bn"
@@ -151,5 +152,5 @@ NAMES: Mapping[tuple[str, str], _Names] = {
     ("Meta's DINOv2", "dinov2_small"): _DINOV2,
     ("Meta's DINOv2", "dinov2_base"): _DINOV2,
 }
-# Files with Graft's names of their layers are Graft's, and state the network.
+# Only Graft's files have Graft's layer names of these, and they state the network.
 NETWORKS = frozenset(network for _, network in NAMES)

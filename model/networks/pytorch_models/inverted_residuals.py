@@ -33,7 +33,7 @@ MOBILENET_V2: tuple[_Stage, ...] = (
 
 
 def lite_input(size_px: int) -> InputSpec:
-    """Return the input of a lite form.
+    """Return the input of a lite form of EfficientNet.
 
     Source: tensorflow/tpu/models/official/efficientnet: lite/efficientnet_lite_builder
     (mean 127, std 128) and preprocessing (a central window of size / (size + 32)).
@@ -65,7 +65,7 @@ LITE2 = lite_stages(depth=1.2, width=1.1)
 
 
 def efficientnet_lite0(image: Any, num_classes: int) -> Any:
-    """Connect EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
+    """Connect EfficientNet-B0 without squeeze-and-excitation; swish is ReLU6.
 
     Source: Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional
     Neural Networks", table 1; the lite forms as in tensorflow/tpu.
@@ -143,7 +143,7 @@ def _activate(activation: str, x: Any, *, name: str) -> Any:
 def _squeeze_and_excite(
     x: Any, squeezed: int, activate: Callable[..., Any], *, name: str
 ) -> Any:
-    """Multiply each channel by a factor that the means of all channels decide."""
+    """Multiply each channel by a factor computed from the means of all channels."""
     kinds = keras.layers
     means = kinds.GlobalAveragePooling2D(keepdims=True, name=f"{name}_means")(x)
     factors = kinds.Conv2D(squeezed, 1, name=f"{name}_squeeze")(means)

@@ -106,8 +106,8 @@ def split_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
                 rows.append((number, [field.strip() for field in fields]))
     except csv.Error as error:
         raise DataError(
-            f"{path} line {number + 1}: {error}. Is a quote not closed? Inside a field "
-            'in quotes, write "" for one'
+            f"{path} line {number + 1}: {error}. Perhaps a quote is not closed. Inside "
+            'a quoted field, write "" for a quote'
         ) from error
     if not rows:
         raise DataError(f"{path}: is empty. Expected a header of column names")
