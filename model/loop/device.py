@@ -144,7 +144,7 @@ def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -
         command_line.log(
             f"precision: {network.name} computes {_TIMED_PHOTOS / exact:,.0f} photos/s "
             f"in float32 and {_TIMED_PHOTOS / narrow:,.0f} in bfloat16 on this "
-            f"processor; took {_measured[key]}, kept in {path}. --precision overrides it"
+            f"processor; {_measured[key]} is kept in {path}. --precision overrides it"
         )
         with contextlib.suppress(OSError, DataError):
             file_system.make_inside(path.parent.parent, path.parent.name)
