@@ -58,7 +58,7 @@ class HeadSolver(training_loop.StageTraining):
         self._layer = model.get_layer(head.FINAL_LAYER)
         # Of the last penalty: mean training loss, share of hits, iterations, seconds.
         self._solved = np.zeros(4)
-        self._gain = math.inf  # by which it lowered the validation loss
+        self._gain = math.inf  # its decrease of the validation loss
         below = keras.Model(model.input, self._layer.input)
         chunks = [(below(x), y) for x, y in source.all_views(CHUNK)]
         features = np.concatenate([x.numpy() for x, _ in chunks])

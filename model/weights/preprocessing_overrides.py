@@ -39,8 +39,8 @@ class Overrides:
     )
     resize: str = _setting(
         "auto",
-        "How photos become square: crop shows the middle, squash all of it in another "
-        "aspect, pad (letterbox) all of it in a frame; auto suits the weights.",
+        "How photos become square: crop shows the middle; squash all, distorted; pad "
+        "(letterbox) all, in a frame; auto suits the weights.",
         choices=("auto", *RESIZES),
         several=True,
     )

@@ -30,7 +30,7 @@ USUAL: Mapping[str, tuple[InputSpec, bool]] = {
 # next is at least _TIMES as large: benchmarks/preprocessing.py measures both.
 _LARGEST, _TIMES = 0.8, 2.0
 _NUM_PHOTOS = 60
-_BATCH = 4  # photos, whose first features may be large
+_BATCH = 4  # photos at once, as first feature maps may be large
 _LEAST_SHARE = 1e-3  # of the median variance, added to each
 
 

@@ -9,7 +9,7 @@ _setting = functools.partial(config_flags.setting, "", group="Weight file")
 NAME_OF_WEIGHTS = "a name in docs/weights.md, such as alexnet or efficientnet_lite2"
 ARCH = (
     "Network that the weights belong to, if their names and shapes leave it open: one "
-    "of those in docs/weights.md, such as alexnet_owt, or a Keras or JSON file of it."
+    "of those in docs/weights.md, such as alexnet_owt, or a Keras or JSON file with it."
 )
 
 

@@ -108,7 +108,7 @@ class InputSpec:
     def fill(self) -> tuple[int, ...] | None:
         """R, G and B around a padded image, 0..255; None where images are not padded.
 
-        It is the mean colour, which becomes 0, with which convolutions pad, too. Where
+        It is the mean colour, which becomes 0, like the padding of convolutions. Where
         the preprocessing subtracts no mean, it is ImageNet's.
         """
         if self.resize != "pad":

@@ -8,7 +8,7 @@ import keras
 
 
 def positions(model: Any) -> list[str]:
-    """Return the operations whose output is all that those after them need."""
+    """Return the operations whose output alone is needed by those after them."""
     order = [o for o in model.operations if not isinstance(o, keras.layers.InputLayer)]
     producers = {
         id(tensor): number
