@@ -80,7 +80,8 @@ def test_without_what_they_need_commands_say_what_to_do(tmp_path, words, advice)
     done = processes.run_command(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    *notes, line = done.stderr.splitlines()
+    assert all(note.startswith("note: no --ckpt") for note in notes)
     assert line.startswith("error: ")
     assert advice in line
     assert {path.name for path in tmp_path.iterdir()} == set(ENTRY)

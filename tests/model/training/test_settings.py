@@ -41,7 +41,7 @@ def test_a_recipe_that_ships_can_be_trained(parse, path):
     start = starting_point.StartingPoint(
         network=network,
         spec=config.overrides.apply(network.input_spec),
-        features=(config.features or last,),
+        features=tuple((config.features or last).split(",")),
         pooling="average",
         train_from=head.FINAL_LAYER,
         restored=None,
