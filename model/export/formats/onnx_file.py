@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from model.export import converters, photo_graph
@@ -52,11 +53,26 @@ def _convert(function: Any, signature: list[Any]) -> Any:
     graph = tf.function(function, input_signature=signature, autograph=False)
     with converters.silence():
         model, _ = tf2onnx.convert.from_function(
-            graph, input_signature=signature, opset=_OPSET
+            graph,
+            input_signature=signature,
+            opset=_OPSET,
+            custom_op_handlers={"Erfc": (_replace_erfc, [])},
         )
     # tf2onnx keeps operations that it does not know.
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _replace_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Compute 1 - erf(x) in place of erfc(x), which tf2onnx lacks; GELU needs it."""
+    node.type, node.domain = "Erf", ""
+    output, one = node.output[0], graph.make_const(f"{name}_one", np.float32(1))
+    users = graph.find_output_consumers(output)
+    difference = graph.make_node("Sub", [one.output[0], output]).output[0]
+    graph.copy_shape(output, difference)
+    graph.copy_dtype(output, difference)
+    for user in users:
+        graph.replace_input(user, output, difference)
 
 
 def _convert_model(model: Any) -> Any:

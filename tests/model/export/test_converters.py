@@ -1,8 +1,12 @@
+import dataclasses
+
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
-from model.export import converters, exportable
+from model.export import converters, exportable, photo_graph
+from model.export.formats import onnx_file
 from pipeline.system.errors import DataError
 from tests.support import small_runs
 
@@ -46,6 +50,21 @@ def test_the_first_layer_that_cannot_be_converted_is_named(
     assert str(error).startswith(f"--format=x: {message}")
     assert len(str(error)) < 400
     assert (converted[0], converted[-1]) == ("left", last)
+
+
+def test_gelu_is_written_for_onnx_though_its_converter_lacks_erfc(source, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    image = keras.Input((24, 24, 3), name="image")
+    model = keras.Model(image, layers.Activation("gelu")(image / 100 - 1))
+    path = tmp_path / "a.onnx"
+    onnx_file.write(dataclasses.replace(source, model=model), path)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
+    session = onnxruntime.InferenceSession(path)
+    (found,) = session.run(None, {"image": pixels})
+    spec = dataclasses.replace(small_runs.SPEC, size_px=24)
+    view = photo_graph.portable_view_of_images(pixels, spec)
+    np.testing.assert_allclose(found, model(np.float32(view)), atol=1e-5)
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them():
