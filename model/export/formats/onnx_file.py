@@ -71,8 +71,7 @@ def _replace_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     difference = graph.make_node("Sub", [one.output[0], output]).output[0]
     graph.copy_shape(output, difference)
     graph.copy_dtype(output, difference)
-    for user in users:
-        graph.replace_input(user, output, difference)
+    graph.replace_all_inputs(output, difference, ops=users)
 
 
 def _convert_model(model: Any) -> Any:
