@@ -186,14 +186,11 @@ def scale_features(features: Any, scaling: str) -> Any:
     """Build the layers that scale what a head sees of a photo, by one of SCALINGS.
 
     "length" makes the numbers of each photo a vector of length 1, so that contrast and
-    exposure matter less. "roots" first takes their square roots, of numbers that are
-    never negative, which brings a channel's few large numbers closer to its many small
-    ones.
+    exposure matter less. "roots" first takes square roots of numbers that are never
+    negative, which brings a channel's few large numbers closer to its many small ones.
 
-    In five folds, logistic regression on AlexNet's features was right for 86.9 % of
-    1,127 flowers without scaling, 87.3 % at length 1 and 87.9 % with roots, with a log
-    loss of 0.370, 0.364 and 0.353; of 315 bees for 42.9, 46.7 and 43.2 %, with 1.873,
-    1.844 and 1.844.
+    In five folds of 1,127 flowers, logistic regression on AlexNet's features was right
+    for 86.9 % without scaling, 87.3 % at length 1 and 87.9 % with roots.
 
     Source: Hellinger kernel, Arandjelovic and Zisserman 2012, section 4.
     """
