@@ -291,7 +291,7 @@ def test_find_rate_writes_curve_and_picture(tiny_config, capsys):
     }
     curve = content(directory, "find_rate.json")
     assert len(curve["rates"]) == len(curve["losses"]) > 20
-    default = f"--learning_rate={curve['default']:.1e} is the default"
+    default = f"the default here is --learning_rate={curve['default']:.1e}"
     assert curve["default"] > 0
     assert default in capsys.readouterr().out
 
@@ -476,7 +476,7 @@ class TestSeveralNetworks:
             patch.setattr(training_loop.Training, "validate", stop)
             repeated_runs.choose_network(*configs(16))
         directory = Path(configs(16)[0].run_dir)
-        assert "The same command begins again" in capsys.readouterr().err
+        assert "The same command starts again" in capsys.readouterr().err
         assert not directory.exists()
         repeated_runs.choose_network(*configs(16))
         assert len(list((directory.parent / "cache").iterdir())) == 2

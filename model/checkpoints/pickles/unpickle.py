@@ -92,7 +92,7 @@ class _Names(dict[Any, Any]):
         is_small = isinstance(key, int) and abs(key) < 1 << 64
         if not is_small and not isinstance(key, str):
             raise pickle.UnpicklingError(
-                f"expected names as text, found a {type(key).__name__}"
+                f"expected names as text, found {type(key).__name__}"
             )
         super().__setitem__(key, value)
 
