@@ -21,27 +21,16 @@ from pipeline.records import manifest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StartingPoint:
-    """A network, and which of its weights are restored.
+    """A network, and which of its weights are restored."""
 
-    Attributes:
-        network: Architecture below the head.
-        spec: Preprocessing of the network's input.
-        features: Layers that the new head sits on, from shallow to deep.
-        pooling: Result of head.choose_pooling.
-        scaling: How a kept head scales its features, one of head.SCALINGS.
-        train_from: Lowest layer that is not restored; the final layer if all are.
-        restored: Restored weights; None for a random start.
-        weights: File that the weights come from; None for a random start.
-    """
-
-    network: architecture.Network
+    network: architecture.Network  # below the head
     spec: InputSpec
-    features: tuple[str, ...]
-    pooling: str
-    scaling: str = "none"
-    train_from: str
-    restored: restore.RestoredWeights | None
-    weights: named_weights.Weights | None
+    features: tuple[str, ...]  # layers that the new head sits on, from shallow to deep
+    pooling: str  # result of head.choose_pooling
+    scaling: str = "none"  # of a kept head, one of head.SCALINGS
+    train_from: str  # lowest layer that is not restored, or the final layer
+    restored: restore.RestoredWeights | None  # None for a random start
+    weights: named_weights.Weights | None  # None for a random start
 
     @property
     def source(self) -> dict[str, Any]:

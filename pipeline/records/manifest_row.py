@@ -83,47 +83,32 @@ class ImageError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One source file.
+    """One source file."""
 
-    Attributes:
-        path: path relative to the source folder, with "/".
-        class_name: class that the file is filed under; "" for a file outside any class.
-        sha256: SHA-256 of the source file, 64 hex digits; "" if it could not be read.
-        phash: perceptual hash, 16 hex digits; "" if the file was not decoded.
-        format: format of the stored image, "jpeg" or "png"; "" if skipped.
-        height: height of the stored image, in pixels; 0 if skipped.
-        width: width of the stored image, in pixels; 0 if skipped.
-        orientation: EXIF orientation of the source, 1..8; 1 is upright.
-        codes: why the file was re-encoded or skipped, as members of Code; ()
-            also where a version of Graft without codes has written the row.
-        reason: the same as an English phrase; "" if copied.
-        group: SHA-256 that names the duplicate group, whose photos share a split.
-        split: "train", "validation" or "test"; "" for a file that no split knows.
-        fold: 0-based fold; None unless the split was made by folds.
-        file: record file, relative to the manifest; "" if skipped. During a conversion
-            it may be a part in the staging folder.
-        offset: start of the record in `file`, in bytes.
-        length: size of the record, in bytes, framing included.
-    """
-
-    path: str
-    class_name: str
-    sha256: str
-    phash: str = ""
+    path: str  # relative to the source folder, with "/"
+    class_name: str  # "" for a file outside any class
+    sha256: str  # of the source file; "" if it could not be read
+    phash: str = ""  # perceptual hash, 16 hex digits; "" if not decoded
     source_bytes: int
-    format: str = ""
-    height: int = 0
-    width: int = 0
-    orientation: int = 1
+    format: str = ""  # of the stored image, "jpeg" or "png"; "" if skipped
+    height: int = 0  # of the stored image, in pixels; 0 if skipped
+    width: int = 0  # of the stored image, in pixels; 0 if skipped
+    orientation: int = 1  # EXIF orientation of the source, 1..8; 1 is upright
     action: Action
+    # Why the file was re-encoded or skipped; () also where a version of Graft without
+    # codes has written the row.
     codes: tuple[str, ...] = ()
-    reason: str = ""
+    reason: str = ""  # the codes as an English phrase; "" if copied
+    # SHA-256 that names the duplicate group, whose photos share a split.
     group: str = ""
-    split: str = ""
+    split: str = ""  # "train", "validation" or "test"; "" if no split knows it
+    # 0-based; None unless the split was made by folds.
     fold: int | None = None
+    # Record file, relative to the manifest, or a part in the staging folder during a
+    # conversion; "" if skipped.
     file: str = ""
-    offset: int = 0
-    length: int = 0
+    offset: int = 0  # of the record in `file`, in bytes
+    length: int = 0  # of the record, in bytes, framing included
 
     @property
     def is_included(self) -> bool:

@@ -103,10 +103,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any) -> str:
-    """Stand in for _codecs.encode, which protocol 2 calls to write bytes.
-
-    The text stays as it is; Array.fill says why.
-    """
+    """Return the text that protocol 2 writes for bytes; `Array.fill` says why."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError(f"encoding {bounds.brief(encoding)}")
     return text

@@ -22,7 +22,8 @@ _MAX_NAME = 500  # characters
 # Parts of a pickle: its instructions, their lengths and texts. A state dict has about
 # 80 parts per tensor; each part may cost 200 bytes of memory.
 _MAX_PARTS = 2_000_000
-_MAX_ENTRIES = 1_000_000  # in the dicts and lists that a pickle builds
+_MAX_ENTRIES = 1_000_000  # in the dicts and lists that a pickle builds or copies
+_MAX_ARGUMENTS = 20  # of a call; Python may copy them each time
 
 
 def loads(
@@ -116,6 +117,12 @@ def _load_state(reader: Any) -> None:
     reader.stack[-1].__setstate__(state)
 
 
+def _call(reader: Any) -> None:
+    if len(reader.stack[-1]) > _MAX_ARGUMENTS:
+        raise pickle.UnpicklingError(f"more than {_MAX_ARGUMENTS} arguments")
+    _INHERITED[pickle.REDUCE[0]](reader)
+
+
 _INHERITED = pickle._Unpickler.dispatch
 _DISPATCH: dict[int, Any] = {
     **_INHERITED,
@@ -123,12 +130,15 @@ _DISPATCH: dict[int, Any] = {
     pickle.DICT[0]: _load_dict,
     pickle.BYTEARRAY8[0]: _load_bytes,
     pickle.BUILD[0]: _load_state,
+    pickle.REDUCE[0]: _call,
+    pickle.NEWOBJ[0]: _call,  # all stand-ins are made by calls
     pickle.FRAME[0]: lambda reader: reader.read(8),  # skips the size
     # Sets become lists, so that nothing in them is hashed.
     pickle.EMPTY_SET[0]: _INHERITED[pickle.EMPTY_LIST[0]],
     pickle.ADDITEMS[0]: _INHERITED[pickle.APPENDS[0]],
     pickle.FROZENSET[0]: _INHERITED[pickle.LIST[0]],
 }
+del _DISPATCH[pickle.NEWOBJ_EX[0]]  # named arguments, which no weights need
 
 
 class _Reader(pickle._Unpickler):
@@ -145,11 +155,19 @@ class _Reader(pickle._Unpickler):
         self._where = where
         self._names = names
         self._persistent_load = persistent_load
+        self._entries_left = _MAX_ENTRIES
+
+    def _copy_names(self, items: Any = ()) -> _Names:
+        """Stand in for OrderedDict, which copies its argument."""
+        self._entries_left -= len(items)
+        if self._entries_left < 0:
+            raise pickle.UnpicklingError(f"more than {_MAX_ENTRIES:,} entries")
+        return _Names(items)
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name == "collections.OrderedDict":
-            return _Names
+            return self._copy_names
         if full_name not in self._names:
             raise errors.UnsafeCheckpoint(
                 f"{self._where}: its pickle asks for {bounds.printable(full_name)}, "

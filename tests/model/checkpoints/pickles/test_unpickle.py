@@ -393,6 +393,21 @@ class TestBombs:
         with corrupt("than 1,000,000 entries"):
             unpickle.flatten(loads(data), "w.pkl")
 
+    def test_copies_of_a_dict_are_limited(self):
+        """A thousand names and a million copies of them would take an hour."""
+        items = b"".join(text(f"{n}") + NONE for n in range(1000))
+        copy = name("collections", "OrderedDict") + get(0) + TUPLE1 + REDUCE + POP
+        data = PROTO2 + DICT + put(0) + MARK + items + b"u" + copy * 2000 + STOP
+        with corrupt("than 1,000,000 entries"):
+            loads(data)
+
+    @pytest.mark.parametrize("call", [REDUCE, NEWOBJ], ids=["REDUCE", "NEWOBJ"])
+    def test_calls_with_many_arguments_are_refused(self, call):
+        """Python copies them for each of many calls."""
+        data = PROTO2 + name("numpy", "ndarray") + MARK + NONE * 21 + b"t" + call
+        with corrupt("more than 20 arguments"):
+            loads(data + STOP)
+
     def test_a_list_that_holds_itself_is_refused(self):
         data = PROTO2 + LIST + put(0) + MARK + get(0) * 10 + APPENDS + STOP
         with corrupt("nested"):
