@@ -87,9 +87,10 @@ def test_the_solution_has_no_slope(photos, loss, monkeypatch):
 
 def test_weaker_penalties_end_when_they_stop_to_help(photos, monkeypatch):
     monkeypatch.setattr(head_solver, "_LEAST_GAIN", 0.0)
+    validation = photos.features[::2], photos.labels[::2].copy()
     photos.labels[::2] = np.roll(photos.labels[::2], 1)  # half of the labels are noise
+    photos.validation = lambda: [validation]
     training = solver(photos)
-    photos.validation = lambda: [(photos.features[1::2], photos.labels[1::2])]
     results = solve(training)
     losses_ = [result.validation_loss for result in results]
     assert len(results) < len(head_solver.PENALTIES)
