@@ -3,20 +3,23 @@
     python benchmarks/frozen_features.py [FOLDER] [--network=alexnet_owt] [--rounds=5]
         [--precision=auto] [--photos=0]
 
-Compares feature_cache.extract, which turns records into cached features, with a limit
-and a baseline. The limit is 1 / (1 / network + 1 / pipeline), each measured alone on
-the same cores: on a CPU, the two share the cores. The baseline is the same network in
-float32 with Keras' predict on image_dataset_from_directory.
+Compares feature_cache.extract, which turns records into cached features, with a limit,
+a baseline and a peer. The limit is 1 / (1 / network + 1 / pipeline), each measured
+alone on the same cores: on a CPU, the two share the cores. The baseline is the same
+network in float32 with Keras' predict on image_dataset_from_directory. The peer is ONNX
+Runtime with the network in float32, alone on a batch that is ready: it has neither to
+decode nor to store. It is measured for networks with batch normalisation, where the
+packages of `.[export]` are installed.
 
-For a network with batch normalisation, ONNX Runtime is measured too, where it is
-installed: alone on tensors that are ready, and in feature_cache.extract. Such networks
-have random weights here, which take as long. The limit is then ONNX Runtime's.
+"auto" chooses the precision as a training does; float32 is measured, too. Networks
+other than alexnet_owt have random weights here, which take as long.
 """
 
-import functools
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +32,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from model.export import converters
 from model.loop import device
 from model.loop.inputs import feature_cache
-from model.networks import architecture, registry
-from model.networks.inference import batch_norm_folding, onnx_runtime
+from model.networks import architecture, batch_norm_folding, registry
 from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 
 BATCH_SIZE = feature_cache.BATCH_SIZE
+PEER = "peer: ONNX Runtime alone, float32"
 
 
 def build_trunk(network: architecture.Network, dtype: str) -> Any:
@@ -53,23 +57,34 @@ def build_trunk(network: architecture.Network, dtype: str) -> Any:
     return trunk
 
 
-def engines_of(trunk: Any, precision: str, batch: Any) -> dict[str, Callable[[], Any]]:
-    """Return {engine: function that computes a batch that is ready}.
-
-    ONNX Runtime has its default options, the last place, and may be missing.
-    """
+def in_tensorflow(trunk: Any, batch: Any) -> Callable[[], Any]:
+    """Return a function that computes a batch as feature_cache does."""
     compute = tf.function(batch_norm_folding.folded(trunk), autograph=False)
-    engines = {"tensorflow": lambda: compute(batch).numpy()}
-    engine = onnx_runtime.engine_for(trunk, "onnxruntime", precision)
-    if engine != "tensorflow":
-        import onnxruntime
+    return lambda: compute(batch).numpy()
 
-        session = onnxruntime.InferenceSession(
-            onnx_runtime.to_onnx(trunk), providers=["CPUExecutionProvider"]
-        )
-        pixels = {"image": batch.numpy()}
-        engines[engine] = lambda: session.run(None, pixels)
-    return engines
+
+def can_convert(trunk: Any) -> bool:
+    """Return whether a network has batch normalisation and ONNX's packages are here.
+
+    The converter takes a minute for the large layers of networks without it.
+    """
+    packages = map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx"))
+    normalisation = keras.layers.BatchNormalization
+    return all(packages) and any(isinstance(x, normalisation) for x in trunk.layers)
+
+
+def in_onnx_runtime(trunk: Any, batch: Any) -> Callable[[], Any]:
+    """Return a function that computes a batch with the default options."""
+    import onnxruntime
+
+    signature = keras.InputSpec(batch.dtype, (None, *batch.shape[1:]), name="image")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = f"{scratch}/trunk.onnx"
+        with converters.silence():
+            trunk.export(path, format="onnx", input_signature=[signature])
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    pixels = {session.get_inputs()[0].name: batch.numpy()}
+    return lambda: session.run(None, pixels)
 
 
 def main() -> None:
@@ -81,8 +96,11 @@ def main() -> None:
     options = parser.parse_args()
     network = registry.by_name(options.network)
     spec = network.input_spec
-    setup = device.ComputeSetup(
-        precision=device.choose_precision(options.precision), cache_dir=Path()
+    setup = device.choose_for_network(
+        device.ComputeSetup(
+            precision=device.choose_precision(options.precision), cache_dir=Path()
+        ),
+        *(options.precision, network, spec, network.features[-1]),
     )
     with tempfile.TemporaryDirectory() as scratch:
         records, cache_dir = Path(scratch) / "records", Path(scratch) / "cache"
@@ -92,7 +110,10 @@ def main() -> None:
         order = np.arange(len(rows))
         images = image_batches.Images(dataset, rows, spec, batch_size=BATCH_SIZE)
         views = crop_and_resize.central_views(images.sizes, spec)
-        trunk = build_trunk(network, setup.frozen_policy)
+        trunk, exact = (
+            build_trunk(network, policy) for policy in (setup.frozen_policy, "float32")
+        )
+        trunks = {setup.precision: trunk, "float32": exact}
         batch = next(iter(images.run(np.arange(BATCH_SIZE), views)))["image"]
 
         def alone(compute: Callable[[], Any]) -> int:
@@ -104,45 +125,45 @@ def main() -> None:
         def pipeline_alone() -> int:
             return sum(len(batch["label"]) for batch in images.run(order, views))
 
-        def extract(engine: str) -> int:
+        def extract(precision: str) -> int:
             shutil.rmtree(cache_dir, ignore_errors=True)
-            identity = {"precision": setup.precision, "engine": engine}
             feature_cache.extract(
-                trunk, images, {0: order}, cache_dir=cache_dir, identity=identity
+                *(trunks[precision], images, {0: order}),
+                cache_dir=cache_dir,
+                identity={"precision": precision},
             )
             return len(rows)
 
-        keras_predict = measure.keras_predict(
-            build_trunk(network, "float32"), options.folder, spec.size_px, BATCH_SIZE
+        work: dict[str, Callable[[], int]] = {"pipeline alone": pipeline_alone}
+        for name, trunk in trunks.items():
+            work[f"network alone, {name}"] = partial(alone, in_tensorflow(trunk, batch))
+        if can_convert(exact):
+            work[PEER] = partial(alone, in_onnx_runtime(exact, batch))
+        for name in trunks:
+            work[f"graft: extract, {name}"] = partial(extract, name)
+        work["baseline: Keras' predict, float32"] = measure.keras_predict(
+            exact, options.folder, spec.size_px, BATCH_SIZE
         )
-        engines = engines_of(trunk, setup.precision, batch)
         rates = measure.run_rounds(
-            {
-                name: measure.per_second(work)
-                for name, work in (
-                    ("pipeline alone", pipeline_alone),
-                    *(
-                        (f"network alone, {name}", functools.partial(alone, compute))
-                        for name, compute in engines.items()
-                    ),
-                    *(
-                        (f"graft: extract, {name}", functools.partial(extract, name))
-                        for name in engines
-                    ),
-                    ("baseline: Keras' predict, float32", keras_predict),
-                )
-            },
+            {name: measure.per_second(function) for name, function in work.items()},
             options.rounds,
         )
-    limit = "limit: 1/(1/network + 1/pipeline)"
-    pipeline_rates = rates["pipeline alone"]
-    network_rates = rates[f"network alone, {[*engines][-1]}"]
-    rates[limit] = [
-        1 / (1 / network + 1 / pipeline)
-        for network, pipeline in zip(network_rates, pipeline_rates, strict=True)
-    ]
     title = f"Features of {len(rows):,} photos, {network.name}, {setup.precision}"
+    print_rates(title, rates, setup.precision)
+
+
+def print_rates(title: str, rates: dict[str, list[float]], precision: str) -> None:
+    """Print the table, with the limit, and ratios to the peer."""
+    limit = "limit: 1/(1/network + 1/pipeline)"
+    pairs = zip(
+        rates[f"network alone, {precision}"], rates["pipeline alone"], strict=True
+    )
+    rates[limit] = [1 / (1 / network + 1 / pipeline) for network, pipeline in pairs]
     measure.print_table(title, measure.rate_rows(rates, limit))
+    for name in rates:
+        if name.startswith("graft") and PEER in rates:
+            ratio = measure.median_ratio(rates[name], rates[PEER])
+            print(f"{name} / {PEER}: {ratio:.2f}")
 
 
 if __name__ == "__main__":

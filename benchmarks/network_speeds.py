@@ -16,8 +16,7 @@ import frozen_features
 import numpy as np
 import tensorflow as tf
 
-from model.networks import registry
-from model.networks.inference import batch_norm_folding
+from model.networks import batch_norm_folding, registry
 
 BATCH_SIZE, NUM_BATCHES = 32, 3
 

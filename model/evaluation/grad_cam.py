@@ -18,8 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
-from model.networks import head
-from model.networks.inference import batch_norm_folding
+from model.networks import batch_norm_folding, head
 from pipeline.system.errors import DataError
 
 # Layers that only move, thin out or rescale a map; the paper's "last convolutional

@@ -11,8 +11,7 @@ import tensorflow as tf
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
-from model.networks import head
-from model.networks.inference import batch_norm_folding
+from model.networks import batch_norm_folding, head
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest

@@ -12,11 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import distributed, traced_function
-from model.networks import architecture
-from model.networks.inference import batch_norm_folding, onnx_runtime
+from model.networks import architecture, batch_norm_folding
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import command_line, file_system
-from pipeline.system.errors import DataError, UsageError
+from pipeline.system.errors import DataError
 
 # Linux lists the processor's name and instructions there.
 CPU_INFO = Path("/proc/cpuinfo")
@@ -38,7 +37,6 @@ class ComputeSetup:
     precision: str  # "float32", "bfloat16" or "float16"
     cache_dir: Path  # of all feature caches
     device_name: str = ""  # names of the GPUs, or of the processor
-    engine: str = "tensorflow"  # or "onnxruntime" for the networks that suit it
     process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS
 
     @property
@@ -95,7 +93,6 @@ def choose_precision(requested: str) -> str:
 def choose_for_network(
     setup: ComputeSetup,
     requested: str,
-    engine: str,
     network: architecture.Network,
     spec: InputSpec,
     last: str,
@@ -105,28 +102,16 @@ def choose_for_network(
     Not every network is faster with a processor's instructions for bfloat16:
     EfficientNet's depthwise convolutions do not use them. "auto" therefore times a
     network on such a processor once, up to the layer `last`, and keeps the answer in
-    the user's cache folder. The engine "auto" is ONNX Runtime on a processor, where it
-    is installed. `requested` is one of PRECISIONS, `engine` one of
-    onnx_runtime.ENGINES.
+    the user's cache folder. `requested` is one of PRECISIONS.
     """
     precision = setup.precision
     on_cpu = not tf.config.list_physical_devices("GPU")
     is_undecided = requested == "auto" and on_cpu and precision != "float32"
     if is_undecided and network.name not in _FASTER_IN_BFLOAT16:
         precision = _fastest_on_cpu(network, spec, last)
-    if engine == "auto":
-        engine = ("tensorflow", "onnxruntime")[on_cpu and onnx_runtime.is_installed()]
-    own = np.array([PRECISIONS.index(precision), onnx_runtime.ENGINES.index(engine)])
-    number, engine_number = setup.process_group.of_chief(own.astype(np.float32))
-    precision = PRECISIONS[int(number)]
-    engine = onnx_runtime.ENGINES[int(engine_number)]
-    if engine == "onnxruntime" and not onnx_runtime.is_installed():
-        raise UsageError(
-            "--engine=onnxruntime: the package onnxruntime is not installed. All "
-            "processes of a training need it, and so does resuming. Install it: pip "
-            "install onnxruntime"
-        )
-    return dataclasses.replace(setup, precision=precision, engine=engine)
+    own = np.array(PRECISIONS.index(precision), np.float32)
+    number = int(setup.process_group.of_chief(own))
+    return dataclasses.replace(setup, precision=PRECISIONS[number])
 
 
 def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.evaluation import grad_cam, run_evaluation
 from model.loop import metrics, traced_function
-from model.networks.inference import batch_norm_folding
+from model.networks import batch_norm_folding
 from model.predict import similar_photos
 from model.runs import finished_run
 from pipeline.batches.input_spec import InputSpec

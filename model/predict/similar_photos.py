@@ -107,10 +107,7 @@ def build_index(
         run.spec,
         1,
         cache_dir=run_folder.cache_dir(run.directory),
-        identity=cache_key.describe(
-            *(trunk, layer, run.spec, "float32", records),
-            run.config.get("engine", "tensorflow"),
-        ),
+        identity=cache_key.describe(trunk, layer, run.spec, "float32", records),
     )
     included = records.included()
     indices = [n for n, row in enumerate(included) if row.split == "train"]

@@ -210,7 +210,7 @@ class _StageTimer:
             return 0, 0.0, in_memory
         spec = stage.plan.spec
         images = image_batches.Images(self._records, rows, spec, batch_size=size)
-        run = feature_cache.as_stored(self._trunk, dtype, identity["engine"])
+        run = feature_cache.as_stored(self._trunk, dtype)
         views = crop_and_resize.central_views(images.sizes, spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
         batch_s, _ = self._seconds_each(

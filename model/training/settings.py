@@ -115,12 +115,6 @@ class Config:
         "Number format of layers; auto uses bfloat16 or float16 where they are fast.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    engine: str = _training(
-        "auto",
-        "Program that computes cached features; auto is ONNX Runtime on a processor "
-        "where it is installed, for networks with batch normalisation that it knows.",
-        choices=("auto", "tensorflow", "onnxruntime"),
-    )
     seed: int = _training(
         0,
         "Seed of everything random: order, new weights, dropout, crops.",
@@ -334,6 +328,10 @@ def from_run(path: Path, values: Mapping[str, Any]) -> Config:
         DataError: The settings are damaged, or of another version of Graft.
     """
     try:
+        values = dict(values)
+        # Earlier versions of Graft could compute cached features by another program.
+        if values.get("engine") in ("auto", "tensorflow"):
+            del values["engine"]
         groups = {name: type(getattr(Config, name))(**values[name]) for name in _GROUPS}
         return Config(**{**values, **groups, "stages": tuple(values["stages"])})
     except (ValueError, TypeError, KeyError) as error:

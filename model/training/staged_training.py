@@ -129,8 +129,7 @@ class StagedTraining:
         """Return all that a stage's cached features depend on."""
         plan, setup = stage.plan, self.setup
         return cache_key.describe(
-            *(trunk, plan.trunk_output, plan.spec),
-            *(setup.precision, self._records, setup.engine),
+            trunk, plan.trunk_output, plan.spec, setup.precision, self._records
         )
 
     def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:

@@ -58,8 +58,8 @@ def resume(run_dir: Path) -> Path:
     """Continue a stopped training, as if it had never stopped; return its folder."""
     directory, facts = finished_run.read_unfinished(run_dir)
     # The defaults for these may differ from what was chosen then.
-    chosen = {name: facts[name] for name in ("features", "precision")}
-    chosen["engine"] = facts.get("engine", "tensorflow")
+    names = facts.keys() & {"features", "precision", "engine"}
+    chosen = {name: facts[name] for name in names}
     config = settings.from_run(
         directory / run_folder.CONFIG_NAME, facts["settings"] | chosen
     )
@@ -123,8 +123,7 @@ def prepare(
     start = starting_point.choose(config, records)
     starts = {"": (directory, start)}
     setup = device.choose_for_network(
-        *(setup, config.precision, config.engine),
-        *(start.network, start.spec, start.features[-1]),
+        setup, config.precision, start.network, start.spec, start.features[-1]
     )
     if config.compare == "scratch":
         starts = {
@@ -276,7 +275,6 @@ def start_folder(
         "settings": dataclasses.asdict(config),
         "device": setup.device_name,
         "precision": setup.precision,
-        "engine": setup.engine,
         "network": start.network.name,
         "features": ",".join(start.features),
         "pooling": start.pooling,

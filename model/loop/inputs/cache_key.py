@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from model.networks import architecture
-from model.networks.inference import onnx_runtime
 from model.weights import model_variables
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -27,12 +26,11 @@ def describe(
     spec: InputSpec,
     precision: str,
     records: manifest.Manifest,
-    engine: str = "tensorflow",
 ) -> dict[str, Any]:
     """Return all that a trunk's features depend on, as JSON can hold it.
 
-    `layer` is the name of what the frozen trunk computes; `engine` is used if it can
-    compute that. The split of the records does not matter.
+    `layer` is the name of what the frozen trunk computes. The split of the records does
+    not matter.
     """
     weights = sorted(model_variables.digests(trunk.variables).items())
     layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
@@ -43,7 +41,6 @@ def describe(
         "layer": layer,
         "spec": dataclasses.asdict(spec),
         "precision": precision,
-        "engine": onnx_runtime.engine_for(trunk, engine, precision),
         "records": records.records_digest,
         "tensorflow": tf.__version__,
     }

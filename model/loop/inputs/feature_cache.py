@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
-from model.networks.inference import batch_norm_folding, onnx_runtime
+from model.networks import batch_norm_folding
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.system import command_line, file_system
 
@@ -114,7 +114,7 @@ def extract(
             missing[view] = needed[sums[needed] == 0]
         if total := sum(map(len, missing.values())):
             with command_line.progress(total, "view", "features") as progress:
-                run = as_stored(trunk, dtype, identity.get("engine", ""))
+                run = as_stored(trunk, dtype)
                 _compute(run, images, missing, arrays, progress.update)
     _evict(cache_dir, keep=folder)
     return Features([values for values, _ in arrays.values()], rows)
@@ -176,15 +176,11 @@ def stored_dtype(identity: dict[str, Any]) -> Any:
     return np.float32 if identity["precision"] == "float32" else np.float16
 
 
-def as_stored(trunk: Any, dtype: Any, engine: str = "") -> Callable[[Any], Any]:
+def as_stored(trunk: Any, dtype: Any) -> Callable[[Any], Any]:
     """Return a function images -> features of the stored type.
 
-    float16 holds every bfloat16 number of a feature's usual size exactly. `engine` is
-    a result of onnx_runtime.engine_for.
+    float16 holds every bfloat16 number of a feature's usual size exactly.
     """
-    if engine.startswith("onnxruntime"):
-        in_onnx_runtime = onnx_runtime.compute(trunk)
-        return lambda images: tf.constant(in_onnx_runtime(images.numpy()))
     compute = batch_norm_folding.folded(trunk)
 
     @traced_function.for_any_batch

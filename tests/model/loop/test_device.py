@@ -10,9 +10,7 @@ import tensorflow as tf
 
 from model.loop import device
 from model.networks import registry
-from model.networks.inference import onnx_runtime
 from pipeline.system import file_system
-from pipeline.system.errors import UsageError
 from tests.support import files
 
 without_gpu = pytest.mark.skipif(
@@ -108,15 +106,13 @@ def bfloat16_processor(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def choose(name="cifar10_quick", requested="auto", engine="tensorflow"):
+def choose(name="cifar10_quick", requested="auto"):
     network = registry.by_name(name)
     precision = device.choose_precision(requested)
     setup = device.ComputeSetup(precision=precision, cache_dir=Path())
     last = network.features[-1]
     spec = network.input_spec
-    return device.choose_for_network(
-        setup, requested, engine, network, spec, last
-    ).precision
+    return device.choose_for_network(setup, requested, network, spec, last).precision
 
 
 @without_gpu
@@ -158,22 +154,3 @@ def test_a_table_that_cannot_be_used_is_measured_again(damage, monkeypatch, caps
     choose()  # the same process does not measure again
     if isinstance(damage, bytes):
         assert len(json.loads(path.read_text())) == 1 + (b"other" in damage)
-
-
-@without_gpu
-def test_auto_is_onnx_runtime_where_it_is_installed(monkeypatch):
-    network = registry.by_name("cifar10_quick")
-    setup = device.ComputeSetup(precision="float32", cache_dir=Path())
-
-    def engine(requested):
-        facts = (network, network.input_spec, "pool3")
-        return device.choose_for_network(setup, "auto", requested, *facts).engine
-
-    monkeypatch.setattr(onnx_runtime, "is_installed", lambda: True)
-    assert [*map(engine, onnx_runtime.ENGINES)] == [
-        *("onnxruntime", "tensorflow", "onnxruntime")
-    ]
-    monkeypatch.setattr(onnx_runtime, "is_installed", lambda: False)
-    assert [engine("auto"), engine("tensorflow")] == ["tensorflow", "tensorflow"]
-    with pytest.raises(UsageError, match=r"not installed.* pip install onnxruntime"):
-        engine("onnxruntime")

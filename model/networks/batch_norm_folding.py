@@ -25,7 +25,9 @@ def folded(model: Any) -> Callable[[Any], Any]:
     nothing can be folded, it computes the same bytes. Models inside it are folded, too.
     """
     functional = getattr(model, "_functional", None) or model  # of keras.Sequential
-    folded_parts, removed = parts(functional)
+    norms = _foldable(functional)
+    parts = {name: _fold(*pair) for name, pair in norms.items()}
+    removed = {norm.name for _, norm in norms.values()}
     inner = {m.name: folded(m) for m in functional.layers if isinstance(m, keras.Model)}
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,9 +37,9 @@ def folded(model: Any) -> Callable[[Any], Any]:
             return inner[operation.name](*args)
         if getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = False
-        if operation.name not in folded_parts:
+        if operation.name not in parts:
             return operation(*args, **kwargs)
-        kernel, bias = folded_parts[operation.name]
+        kernel, bias = parts[operation.name]
         mapping = [(operation.kernel, kernel)]
         if operation.use_bias:
             mapping.append((operation.bias, bias))
@@ -47,24 +49,13 @@ def folded(model: Any) -> Callable[[Any], Any]:
             return outputs
         return tf.nn.bias_add(outputs, tf.cast(bias, outputs.dtype))
 
-    if not folded_parts and not inner:
+    if not parts and not inner:
         return functools.partial(model, training=False)
     return lambda inputs: functional._run_through_graph(
         functional._standardize_inputs(inputs),
         operation_fn=lambda operation: operation,
         call_fn=call,
     )
-
-
-def parts(model: Any) -> tuple[dict[str, tuple[Any, Any]], set[str]]:
-    """Return {name of a layer: its folded kernel and bias}, and the layers left out.
-
-    The latter are the names of the batch normalisations that are folded. `model` is
-    functional; models inside it stay as they are.
-    """
-    norms = _foldable(model)
-    kept = {name: _fold(*pair) for name, pair in norms.items()}
-    return kept, {norm.name for _, norm in norms.values()}
 
 
 def _foldable(model: Any) -> dict[str, tuple[Any, Any]]:

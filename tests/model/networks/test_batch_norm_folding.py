@@ -6,8 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from model.networks import registry
-from model.networks.inference import batch_norm_folding
+from model.networks import batch_norm_folding, registry
 
 
 def with_statistics(model):
