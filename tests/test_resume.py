@@ -99,7 +99,7 @@ def test_a_training_killed_anywhere_resumes_to_the_same_bytes(config, undisturbe
 
 
 def test_a_solved_head_and_deeper_layers_after_it_resume_to_the_same_bytes(config):
-    """The head sees square roots in both stages, through which gradients are finite."""
+    """The head sees scaled features in both stages, with finite gradients."""
     deeper = {"stage": "deeper", "train_from": "fc3", "epochs": 1, "dropout": 0.0}
     config = dataclasses.replace(
         config,

@@ -12,6 +12,11 @@ from pipeline.batches.input_spec import InputSpec
 _ALEXNET_FEATURES = ("pool5", "fc6", "fc7")
 _CIFAR_FEATURES = ("pool_1", "pool_2", "dense_1")
 _IMAGENET = alexnet.ALEXNET_OWT_INPUT
+# The ends of the fifth and the last stage, and the second block of the one between.
+_LITE0_BLOCKS, _LITE2_BLOCKS = (
+    tuple(f"block_{number}" for number in numbers)
+    for numbers in ((10, 12, 15), (14, 16, 20))
+)
 
 
 def _network(
@@ -50,11 +55,16 @@ NETWORKS = {
             for connect in (cifar.cifar_cnn, cifar.cifar_cnn_avg)
         ),
         *(
-            _network(connect, inverted_residuals.lite_input(size_px), ("pool",))
-            for connect, size_px in (
-                (inverted_residuals.efficientnet_lite0, 224),
-                (inverted_residuals.efficientnet_lite1, 240),
-                (inverted_residuals.efficientnet_lite2, 260),
+            _network(
+                connect,
+                inverted_residuals.lite_input(size_px),
+                ("head",),
+                combined_features=(*blocks, "head"),
+            )
+            for connect, size_px, blocks in (
+                (inverted_residuals.efficientnet_lite0, 224, _LITE0_BLOCKS),
+                (inverted_residuals.efficientnet_lite1, 240, _LITE2_BLOCKS),
+                (inverted_residuals.efficientnet_lite2, 260, _LITE2_BLOCKS),
             )
         ),
         *(

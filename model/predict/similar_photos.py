@@ -40,7 +40,8 @@ def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
     features = str(run.config.get("features", ""))
     if head.POOL_LAYER in layers:
         pooling = str(run.config.get("pooling", "average"))
-        name = head.pooled_name(features.split(","), pooling)
+        scaling = str(run.config.get("scaling", "none"))
+        name = head.pooled_name(features.split(","), pooling, scaling)
         return name, layers[head.POOL_LAYER].output
     if head.FLATTEN_LAYER in layers and features:
         return features, layers[head.FLATTEN_LAYER].input

@@ -58,7 +58,7 @@ class StagePlan:
     def trunk_output(self) -> str:
         """Name of what the trunk computes: the cut layer, or pooled features."""
         if self.trunk_pools:
-            return head.pooled_name(self.features, self.pooling)
+            return head.pooled_name(self.features, self.pooling, self.scaling)
         return self.cut
 
     @property
@@ -166,8 +166,8 @@ def plan_stages(
     ]
     scaling = start.scaling
     if scaling == "none" and any(stage.is_solved for stage in planned):
-        is_root = all(map(start.network.is_non_negative, start.features))
-        scaling = "roots" if is_root else "length"  # of the head in all stages
+        # The head's in all stages.
+        scaling = head.choose_scaling(start.network, start.features, start.pooling)
     for number, stage in enumerate(planned):
         dropout = 0.0 if stage.is_solved else stage.plan.dropout
         plan = dataclasses.replace(stage.plan, scaling=scaling, dropout=dropout)

@@ -25,13 +25,14 @@ def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
         replace=_without_randomness,  # Keras applies it in frozen parts, too
     )
     output = part.output
-    if plan.trunk_pools:
-        output = head.pool_features(output, plan.features, plan.pooling)
-    else:
-        output = output[plan.cut]
+    output = _pool(plan, output) if plan.trunk_pools else output[plan.cut]
     trunk = keras.Model(part.input, output)
     trunk.trainable = False
     return trunk
+
+
+def _pool(plan: stages.StagePlan, outputs: Mapping[str, Any]) -> Any:
+    return head.pool_features(outputs, plan.features, plan.pooling, plan.scaling)
 
 
 def _without_randomness(layer: Any) -> Any:
@@ -62,7 +63,7 @@ def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
             plan.spec, plan.features, after=plan.cut, dtype=dtype, replace=replace
         )
         inputs = part.input
-        output = head.pool_features(part.output, plan.features, plan.pooling)
+        output = _pool(plan, part.output)
     output = head.scale_features(output, plan.scaling)
     for layer in _head_layers(plan):
         output = dropout.by_step(layer, plan.seed)(output)
@@ -105,7 +106,7 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
     It has built-in layers only, so that it loads in plain Keras.
     """
     part = plan.network.build_part(plan.spec, plan.features)
-    output = head.pool_features(part.output, plan.features, plan.pooling)
+    output = _pool(plan, part.output)
     output = head.scale_features(output, plan.scaling)
     for layer in _head_layers(plan):
         output = layer(output)

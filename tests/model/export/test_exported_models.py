@@ -43,6 +43,10 @@ HEADS = {  # network, layers, pooling, scaling, hidden units
     "all numbers": ("cifar10_quick", ("ip1",), "none", "none", 3),
     "groups": ("caffenet", ("conv5",), "average", "length", 0),
     "statistics": ("", ("first", "features_in_file"), "statistics", "none", 5),
+    "layers": (
+        *("", ("first", "features_in_file"), "statistics", "length_per_layer", 0),
+    ),
+    "whole": ("", ("first", "features_in_file"), "statistics", "length", 0),
     "own roots": ("", ("first", "features_in_file"), "average", "roots", 0),
 }
 
@@ -56,7 +60,7 @@ def run(request, found, tmp_path):
     spec = dataclasses.replace(SPEC, size_px=size_px, short_side_px=size_px + 8)
     keras.utils.set_random_seed(1)
     part = network.build_part(spec, features)
-    output = head.pool_features(part.output, features, pooling)
+    output = head.pool_features(part.output, features, pooling, scaling)
     output = head.scale_features(output, scaling)
     for layer in head.make_layers(3, hidden=hidden, dropout=0.4, seed=0):
         output = layer(output)

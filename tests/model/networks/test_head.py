@@ -33,6 +33,24 @@ def test_a_solved_head_sees_deviations_of_maps(features, pooling):
 
 
 @pytest.mark.parametrize(
+    ("features", "pooling", "scaling"),
+    [
+        (SEVERAL, "statistics", "length_per_layer"),
+        (("pool5",), "statistics", "length"),
+        (SEVERAL, "average", "roots"),
+        (("fc6",), "none", "roots"),
+    ],
+)
+def test_how_features_are_scaled(features, pooling, scaling):
+    assert head.choose_scaling(NETWORK, features, pooling) == scaling
+
+
+def test_numbers_that_may_be_negative_have_no_roots():
+    network = registry.NETWORKS["efficientnet_lite0"]
+    assert head.choose_scaling(network, ("block_15",), "average") == "length"
+
+
+@pytest.mark.parametrize(
     ("features", "requested", "message"),
     [
         (("fc6",), "average", "--pooling=average: fc6 of alexnet_owt is not a"),
@@ -72,6 +90,19 @@ class TestPooledFeatures:
             for figures in (outputs[name].mean((1, 2)), outputs[name].std((1, 2)))
         ]
         np.testing.assert_allclose(pooled, np.concatenate(expected, axis=1), rtol=1e-4)
+
+    def test_of_each_layer_have_length_1(self, outputs):
+        outputs["b"] *= 1000  # does not outweigh the other one
+        names, scaling = ("a", "b"), "length_per_layer"
+        scaled = np.array(head.pool_features(outputs, names, "statistics", scaling))
+        expected = [
+            np.array(head.pool_features(outputs, (name,), "statistics"))
+            for name in names
+        ]
+        expected = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in expected]
+        np.testing.assert_allclose(scaled, np.concatenate(expected, 1), rtol=1e-4)
+        unchanged = head.scale_features(scaled, scaling)
+        np.testing.assert_array_equal(unchanged, scaled)
 
 
 class TestHead:

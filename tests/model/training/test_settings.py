@@ -37,7 +37,7 @@ def test_a_recipe_that_ships_can_be_trained(parse, path):
     assert config.ckpt in (*named_weights.NAMES, "none")
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
     network = registry.by_name(config.arch or by_weights.get(config.ckpt, config.ckpt))
-    last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}.get(network.name, "pool")
+    last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}.get(network.name, "head")
     start = starting_point.StartingPoint(
         network=network,
         spec=config.overrides.apply(network.input_spec),
