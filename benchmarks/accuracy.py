@@ -24,6 +24,7 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from model.loop import metrics
+from model.networks import head
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables
 from pipeline.batches import crop_and_resize, image_batches
@@ -36,14 +37,23 @@ def compute_features(records: manifest.Manifest, config: settings.Config) -> np.
     The first view is the central window, a second one its mirror image.
     """
     start = starting_point.choose(config, records)
-    plan = stages.plan_stage(start, config, len(records.class_names))
+    (stage,) = stages.plan_stages(
+        start,
+        config,
+        num_classes=len(records.class_names),
+        num_training=len(records.included("train")),
+    )
+    plan = stage.plan
     trunk = trunk_and_tail.build_trunk(plan, "float32")
     model_variables.assign(trunk, start.restored.values)
     images = image_batches.Images(
         records, records.included(), start.spec, batch_size=64
     )
     order = np.arange(len(images.rows))
-    call = tf.function(lambda x: trunk(x, training=False), autograph=False)
+    call = tf.function(
+        lambda x: head.scale_features(trunk(x, training=False), plan.scaling),
+        autograph=False,
+    )
     features = []
     for mirrored in (False, True)[: config.num_views]:
         views = crop_and_resize.central_views(
@@ -100,7 +110,9 @@ def main() -> None:
             for ckpt in options.ckpts.split(",")
         },
         **{
-            f"all of {layer}": settings.Config(features=layer, pooling="none", views=1)
+            f"all of {layer}": settings.Config(
+                ckpt="alexnet", features=layer, pooling="none", views=1
+            )
             for layer in ("conv5", "pool5")
         },
     }

@@ -3,7 +3,7 @@
     python benchmarks/cached_features.py [FOLDER] [--rounds=3] [--photos=160]
 
 First, the time of an epoch on 3,000 drawn photos once their features are cached: from
-metrics.jsonl of train.py with default flags. Then, the last stage of
+metrics.jsonl of train.py --ckpt=alexnet --optimizer=adam. Then, the last stage of
 recipes/cats_and_dogs.toml (VGG16 at 150 pixels, trained from block5_conv1 on) on a
 sample of FOLDER: with the input of block 5 from the cache, and without a cache.
 """
@@ -47,7 +47,8 @@ def measure_head_epochs(scratch: Path) -> list[float]:
     draw = ("paper-flowers", str(photos), f"--images_per_class={per_class}")
     measure.run_python("-m", "pipeline.download", *draw)
     measure.convert(photos, records)
-    measure.run_python("train.py", f"--data={records}", f"--run_dir={run}")
+    flags = ("--ckpt=alexnet", "--optimizer=adam", f"--run_dir={run}")
+    measure.run_python("train.py", f"--data={records}", *flags)
     return [line["seconds"] for line in measure.read_epochs(run)[1:]]
 
 

@@ -1,6 +1,7 @@
 """Measure which near-copies of training photos the list of a training names.
 
-    python benchmarks/near_copies.py [FOLDER] [--networks=alexnet,vgg16] [--pairs=FILE]
+    python benchmarks/near_copies.py [FOLDER] [--networks=alexnet,vgg16]
+        [--pairs=FILE]
 
 100 photos stay in training; copies of them, changed in nine ways, are in the test
 split. The other photos are tested in five folds, against those of the other folds: the
@@ -168,7 +169,7 @@ def split_by_fold(records: manifest.Manifest, fold: int) -> manifest.Manifest:
 def main() -> None:
     """Print the table."""
     parser = measure.argument_parser(__doc__)
-    parser.add_argument("--networks", default="alexnet,vgg16")
+    parser.add_argument("--networks", default="alexnet,efficientnet_lite0")
     parser.add_argument("--pairs", type=Path)
     options = parser.parse_args()
     header = ["network", *KINDS, "all but the last two", "others", "threshold", "s"]
@@ -193,7 +194,13 @@ def measure_network(
     """Return the line of a network, and the other photos that it names."""
     config = settings.Config(ckpt=name)
     start = starting_point.choose(config, records)
-    plan = stages.plan_stage(start, config, len(records.class_names))
+    (stage,) = stages.plan_stages(
+        start,
+        config,
+        num_classes=len(records.class_names),
+        num_training=len(records.included()),
+    )
+    plan = stage.plan
     setup = device.set_up("auto", cache_dir)
     trunk = trunk_and_tail.build_trunk(plan, setup.frozen_policy)
     model_variables.assign(trunk, start.restored.values if start.restored else {})

@@ -17,7 +17,7 @@ from pathlib import Path
 import measure
 
 TRAININGS = {
-    "new final layer, 30 epochs": "--ckpt=alexnet_conv",
+    "new final layer, 30 epochs": "--ckpt=alexnet_conv --optimizer=adam",
     "AlexNet from conv1, 3 epochs": (
         "--ckpt=alexnet_conv --train_from=conv1 --views=0 --epochs=3"
     ),
