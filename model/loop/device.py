@@ -1,6 +1,5 @@
 """Choose what a training computes with: devices, numeric precision, processes."""
 
-import contextlib
 import dataclasses
 import json
 import timeit
@@ -99,10 +98,9 @@ def choose_for_network(
 ) -> ComputeSetup:
     """Return the setup that suits a network, the same in all processes.
 
-    Not every network is faster with a processor's instructions for bfloat16:
-    EfficientNet's depthwise convolutions do not use them. "auto" therefore times a
-    network on such a processor once, up to the layer `last`, and keeps the answer in
-    the user's cache folder. `requested` is one of PRECISIONS.
+    Not every network is faster with a processor's instructions for bfloat16. "auto"
+    therefore times a network on such a processor once, up to the layer `last`, and
+    keeps the answer in the user's cache folder. `requested` is one of PRECISIONS.
     """
     precision = setup.precision
     on_cpu = not tf.config.list_physical_devices("GPU")
@@ -126,15 +124,18 @@ def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -
     if table.get(key) not in ("float32", "bfloat16"):
         exact, narrow = _seconds_in_each(network, spec, last)
         _measured[key] = "bfloat16" if exact > _LEAST_GAIN * narrow else "float32"
-        command_line.log(
-            f"precision: {network.name} computes {_TIMED_PHOTOS / exact:,.0f} photos/s "
-            f"in float32 and {_TIMED_PHOTOS / narrow:,.0f} in bfloat16 on this "
-            f"processor; {_measured[key]} is kept in {path}. --precision overrides it"
-        )
-        with contextlib.suppress(OSError, DataError):
+        place = f"kept in {path}"
+        try:
             file_system.make_inside(path.parent.parent, path.parent.name)
             with file_system.replacing(path) as partial:
                 partial.write_text(json.dumps(table | _measured, indent=2) + "\n")
+        except (OSError, DataError):
+            place = f"used this time only, because {path} cannot be written"
+        command_line.log(
+            f"precision: {network.name} computes {_TIMED_PHOTOS / exact:,.0f} photos/s "
+            f"in float32 and {_TIMED_PHOTOS / narrow:,.0f} in bfloat16 on this "
+            f"processor; {_measured[key]} is {place}. --precision overrides it"
+        )
     return (table | _measured)[key]
 
 
