@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_before_its_first_snapshot_is_not_called_complete(
 
 def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
     """Although it has a best epoch and no snapshots, as those that have ended."""
-    validate = training_loop.Training.validate
+    validate = training_loop.StepwiseTraining.validate
 
     def fail(self):
         if self.epoch:
@@ -117,7 +117,7 @@ def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
         return validate(self)
 
     with monkeypatch.context() as patch, pytest.raises(training_loop.NonFiniteLoss):
-        patch.setattr(training_loop.Training, "validate", fail)
+        patch.setattr(training_loop.StepwiseTraining, "validate", fail)
         repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2))
     directory = Path(tiny_config.run_dir)
     assert finished_run.read(str(directory / "seed-0")).results()
@@ -473,7 +473,7 @@ class TestSeveralNetworks:
             raise command_line.Stopped(2, in_order=True)
 
         with monkeypatch.context() as patch, pytest.raises(command_line.Stopped):
-            patch.setattr(training_loop.Training, "validate", stop)
+            patch.setattr(training_loop.StepwiseTraining, "validate", stop)
             repeated_runs.choose_network(*configs(16))
         directory = Path(configs(16)[0].run_dir)
         assert "The same command starts again" in capsys.readouterr().err

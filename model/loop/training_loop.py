@@ -104,7 +104,7 @@ def predict(
     return np.concatenate(logits), np.concatenate(labels)
 
 
-class StageTraining:
+class TrainingLoop:
     """Validate one network in one stage after each epoch; subclasses train it.
 
     Attributes:
@@ -174,7 +174,7 @@ class StageTraining:
         return self.best.current()
 
 
-class Training(StageTraining):
+class StepwiseTraining(TrainingLoop):
     """Train one network by steps; can be stopped after any batch and resumed."""
 
     def __init__(
@@ -184,7 +184,7 @@ class Training(StageTraining):
         source: Source,
         **options: Any,
     ) -> None:
-        """Prepare the first epoch; `options` are those of StageTraining."""
+        """Prepare the first epoch; `options` are those of TrainingLoop."""
         super().__init__(model, source, **options)
         self.setup = setup
         self._train_step = train_step.TrainStep(model, setup)

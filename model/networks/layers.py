@@ -84,7 +84,8 @@ def look_up(x: Any, num_rows: int, *, name: str, initializer: Any = "zeros") -> 
     places = x[:, :num_rows, 0] if len(x.shape) == 3 else x[:, :1, :1, 0]
     numbers = keras.ops.zeros_like(places, dtype="int32")
     if num_rows > 1:
-        numbers = numbers + np.arange(num_rows, dtype=np.int32)
+        # Not a sum, which TensorFlow Lite's converter takes for a bias, of integers.
+        numbers = keras.ops.maximum(numbers, np.arange(num_rows, dtype=np.int32))
     return keras.layers.Embedding(num_rows, x.shape[-1], initializer, name=name)(
         numbers
     )

@@ -34,7 +34,7 @@ USUAL_ITERATIONS = 25  # for one penalty
 CHUNK = 8192  # views of photos in one call of TensorFlow
 
 
-class HeadSolver(training_loop.StageTraining):
+class HeadSolver(training_loop.TrainingLoop):
     """Solve the final layer, the only one with weights, for one penalty after another.
 
     Each penalty counts as an epoch. While one is solved and not yet validated,
@@ -52,7 +52,7 @@ class HeadSolver(training_loop.StageTraining):
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
         **options: Any,
     ) -> None:
-        """Scale the features; `options` are those of StageTraining."""
+        """Scale the features; `options` are those of TrainingLoop."""
         super().__init__(model, source, **options)
         self._loss, self._process_group = loss, process_group
         self._layer = model.get_layer(head.FINAL_LAYER)

@@ -70,7 +70,7 @@ def find_rate(config: settings.Config) -> Path:
         with command_line.graceful():
             network.begin()
             training = network.training
-            if not isinstance(training, training_loop.Training):
+            if not isinstance(training, training_loop.StepwiseTraining):
                 raise UsageError(
                     "--find_rate: the first stage is solved without a learning rate. "
                     "Expected another --optimizer, such as adam."

@@ -95,7 +95,7 @@ class StagedTraining:
 
     def _prepare_training(
         self, stage: stages.Stage
-    ) -> training_loop.Training | head_solver.HeadSolver:
+    ) -> training_loop.StepwiseTraining | head_solver.HeadSolver:
         options: dict[str, Any] = {
             "best": self.best,
             "stage": stage.name,
@@ -114,7 +114,7 @@ class StagedTraining:
             model = trunk_and_tail.join(self._trunk, self._tail)
             source = self.photos(stage)
         setup = self.learning_setup(stage, model)
-        return training_loop.Training(model, setup, source, **options)
+        return training_loop.StepwiseTraining(model, setup, source, **options)
 
     def build(self, stage: stages.Stage) -> tuple[Any, Any]:
         """Build the frozen trunk and the trained tail, with restored weights."""

@@ -73,7 +73,9 @@ class Job:
 
     def run(self):
         """Yield the result of each epoch."""
-        training = training_loop.Training(self.model, self.setup, self, best=self.best)
+        training = training_loop.StepwiseTraining(
+            self.model, self.setup, self, best=self.best
+        )
         while not training.done:
             self.sizes.extend(training.train_epoch())
             yield training.validate()

@@ -51,7 +51,9 @@ def test_an_epoch_that_was_stopped_continues_after_the_last_batch():
         examples = separable(np.random.default_rng(3), 35)
         settings = optimization.Settings(optimizer="adam", iter_size=2, ema=0.9)
         job = Job(linear(), *examples, epochs=2, settings=settings)
-        training = training_loop.Training(job.model, job.setup, job, best=job.best)
+        training = training_loop.StepwiseTraining(
+            job.model, job.setup, job, best=job.best
+        )
         return job, training
 
     undisturbed = finish(*start())
