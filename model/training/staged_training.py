@@ -167,11 +167,12 @@ class StagedTraining:
         counts = collections.Counter(photo["split"] for photo in result["photos"])
         if counts:
             numbers = " and ".join(f"{n:,} {split}" for split, n in counts.items())
+            look = "photo looks" if counts.total() == 1 else "photos look"
             command_line.log(
-                f"warning: {numbers} photos look like copies of training photos, so "
-                f"that figures may be too good. {path} lists them; to leave out real "
-                "copies, delete its lines of other photos and convert again with "
-                f"--leave_out={path}"
+                f"warning: {numbers} {look} like copies of training photos, so "
+                f"that figures may be too good. {path} lists them. To leave them out, "
+                "first delete the lines of photos that are no copies, then convert "
+                f"again with --leave_out={path}"
             )
 
     def photos(self, stage: stages.Stage) -> training_loop.Source:

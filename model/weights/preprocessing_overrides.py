@@ -39,8 +39,8 @@ class Overrides:
     )
     resize: str = _setting(
         "auto",
-        "How photos become square: crop shows the middle; squash all, distorted; pad "
-        "(letterbox) all, in a frame; auto suits the weights.",
+        "How photos become square: crop cuts off the ends; squash distorts; pad "
+        "(letterbox) adds a frame and cuts nothing off; auto suits the weights.",
         choices=("auto", *RESIZES),
         several=True,
     )
