@@ -109,10 +109,10 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray) -> list[float]:
-    """Return low and high end of the mean's 95 % interval; it allows for groups."""
+    """Return the 95 % interval of the mean of values >= 0; it allows for groups."""
     mean, number = float(values.mean()), effective_number(values, groups)
     margin = _Z95 * float(values.std()) / math.sqrt(max(1.0, number - 1))
-    return [mean - margin, mean + margin]
+    return [max(0.0, mean - margin), mean + margin]
 
 
 def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
