@@ -147,19 +147,24 @@ def networks() -> list[Network]:
     ]
 
 
+_NORMALIZATION = re.compile(r"normalization(?:_\d+)?/moving_(mean|variance)")
+
+
 def stated_spec(spec: InputSpec, tensors: Mapping[str, np.ndarray]) -> InputSpec:
     """Return a spec with the mean and variance of a Normalization layer of a file.
 
     `spec` has those of ImageNet and is returned for them: such a file states the
     standard deviation as the variance, and EfficientNet divides once more by its root.
     """
-    found = [
-        tensors.get(f"normalization/{name}")
-        for name in ("moving_mean", "moving_variance")
-    ]
-    if any(array is None or array.shape != (3,) for array in found):
+    # Keras numbers the layer if its process has made another one before.
+    found = {
+        match[1]: np.asarray(array, np.float64)
+        for name, array in tensors.items()
+        if (match := _NORMALIZATION.fullmatch(name)) and array.shape == (3,)
+    }
+    if found.keys() != {"mean", "variance"}:
         return spec
-    mean, variance = (np.asarray(array, np.float64) for array in found)
+    mean, variance = found["mean"], found["variance"]
     if np.allclose(variance, spec.std, atol=1e-3):
         return spec
     std = np.maximum(np.sqrt(variance), 1e-7)

@@ -43,6 +43,7 @@ NETWORKS = {
             vgg16.vgg16,
             vgg16.VGG16_INPUT,
             (*(f"block{n}_pool" for n in range(1, 6)), "fc1", "fc2"),
+            combined_features=("block3_pool", "block4_pool", "block5_pool"),
         ),
         _network(
             cifar.cifar10_quick,

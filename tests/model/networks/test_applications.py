@@ -125,9 +125,10 @@ class TestFilesOfKeras:
         assert "alexnet" in networks and not networks & {*applications.MODELS}
 
 
-def test_a_normalization_of_a_file_states_the_preprocessing():
+@pytest.mark.parametrize("layer", ["normalization", "normalization_12"])
+def test_a_normalization_of_a_file_states_the_preprocessing(layer):
     spec = applications.MODELS["efficientnet_b0"][2]
-    names = ("normalization/moving_mean", "normalization/moving_variance")
+    names = (f"{layer}/moving_mean", f"{layer}/moving_variance")
     mean, imagenet = np.array([0.1, 0.2, 0.3]), np.array([0.229, 0.224, 0.225])
     assert applications.stated_spec(spec, {}) == spec
     stated = dict(zip(names, (np.array(spec.mean), imagenet), strict=True))
