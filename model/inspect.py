@@ -2,12 +2,14 @@
 
     python -m model.inspect alexnet.pth
     python -m model.inspect vgg16.caffemodel
+    python -m model.inspect efficientnet_lite0
 
 Reads the file as plain data; nothing in it is executed.
 """
 
 import pipeline.start  # noqa: F401 # isort: skip
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ class Config:
     """Settings of an inspection."""
 
     file: str = config_flags.argument(
-        "FILE", "Weight file, TensorFlow checkpoint, mean file or list of class names."
+        "FILE",
+        "Weight file, TensorFlow checkpoint, mean file, list of class names, or a "
+        "name of weights, which are downloaded once.",
     )
 
 
@@ -163,7 +167,13 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
 
 def main(typed: dict[str, Any]) -> None:
     """Inspect the file named on the command line."""
-    path = Path(config_flags.build(Config, typed).file)
+    config = config_flags.build(Config, typed)
+    path = Path(config.file)
+    if re.fullmatch(r"\w+", config.file) and not path.exists():
+        import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+        from model.weights import named_weights
+
+        path = named_weights.resolve(config.file).path
     try:
         checkpoint = reading.read(path)
     except errors.UnknownFormat:

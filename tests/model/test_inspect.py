@@ -1,3 +1,5 @@
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import safetensors.numpy
 
 from model import inspect
 from model.checkpoints import errors, reading
+from model.weights import named_weights
 from tests.support import processes
 
 
@@ -56,6 +59,13 @@ def test_a_file_is_shown_with_its_tensors_and_network(quick):
         "may sit on ip1"
     )
     assert lines[-1].startswith("warning: the preprocessing of pixels is a guess: RGB")
+
+
+def test_weights_are_shown_by_their_name(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights = types.SimpleNamespace(path=quick)
+    monkeypatch.setattr(named_weights, "resolve", {"alexnet": weights}.__getitem__)
+    assert shown("alexnet", capsys) == shown(quick, capsys)
 
 
 def test_a_file_without_the_first_layers_cannot_carry_a_head(tmp_path):
