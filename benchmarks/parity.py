@@ -102,9 +102,12 @@ def compare_files_of_keras(name: str, stored: list[bytes], scratch: Path) -> Non
             float(np.abs(np.asarray(actual[part]) - b).max() / np.abs(b).max())
             for part, b in zip((feature, last), map(np.asarray, expected), strict=True)
         ]
+        logits = np.asarray(expected[1])
+        spread = np.abs(logits - logits.mean(0)).max() / np.abs(logits).max()
         print(
             f"{name} from {path.name} as {network.name} ({restored.naming.source}): "
-            f"{feature} {differences[0]:.1e}, logits {differences[1]:.1e}",
+            f"{feature} {differences[0]:.1e}, logits {differences[1]:.1e}; outputs "
+            f"differ by {spread:.1%} among the photos",
             flush=True,
         )
 
