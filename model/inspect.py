@@ -1,7 +1,6 @@
 """Show what a weight file holds, and which networks it fits.
 
     python -m model.inspect alexnet.pth
-    python -m model.inspect vgg16.caffemodel
     python -m model.inspect efficientnet_lite0
 
 Reads the file as plain data; nothing in it is executed.
