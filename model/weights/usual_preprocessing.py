@@ -46,6 +46,8 @@ def by_layer_names(network: Network) -> tuple[InputSpec, bool]:
     source = f"layer names of {family.name} in keras.applications"
     *_, hidden, last = network.variable_shapes(spec).values()
     if hidden.get("bias") == (100,) and [*last] == ["kernel"]:
+        # The code that it gives with a network fits photos: the central square, resized.
+        spec = dataclasses.replace(spec, resize="crop", short_side_px=spec.size_px)
         source += ", in the form of Teachable Machine's networks"
     return _recognised(spec, family.input_spec, source), family.bgr
 

@@ -118,6 +118,7 @@ def test_layer_names_inside_inner_models_tell_the_preprocessing(name, options, p
     text = f"recognised by layer names of {name.rstrip('16')} in keras.applications"
     text += ", in the form of Teachable Machine's networks"
     assert spec.describe_pixels() == f"{pixels}; {text}"
+    assert (spec.resize, spec.short_side_px) == ("crop", 96)
     assert is_bgr == (name == "VGG16")
     assert network.features[-1].startswith("global_average_pooling2d")  # not dense
 
