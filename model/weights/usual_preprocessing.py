@@ -46,7 +46,7 @@ def by_layer_names(network: Network) -> tuple[InputSpec, bool]:
     source = f"layer names of {family.name} in keras.applications"
     *_, hidden, last = network.variable_shapes(spec).values()
     if hidden.get("bias") == (100,) and [*last] == ["kernel"]:
-        # The code that it gives with a network fits photos: the central square, resized.
+        # The code that comes with them takes the central square of a photo.
         spec = dataclasses.replace(spec, resize="crop", short_side_px=spec.size_px)
         source += ", in the form of Teachable Machine's networks"
     return _recognised(spec, family.input_spec, source), family.bgr
