@@ -5,7 +5,6 @@ the page's text and in its data.
 """
 
 import base64
-import concurrent.futures
 import hashlib
 import itertools
 from pathlib import Path
@@ -47,14 +46,10 @@ def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
     template = html_templates.load_template(
         _TEMPLATES / "report.html", percent=lambda share: f"{100 * share:.1f} %"
     )
-    # Matplotlib computes on one core, heat maps wait for files and for TensorFlow.
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        figures = thread.submit(_figures, evaluation)
-        photos = _photos(evaluation)
     return template.render(
         **_assets(),
-        **photos,
-        **figures.result(),
+        **_photos(evaluation),
+        **_figures(evaluation),
         versions=lambda tools: ", ".join(f"{k} {v}" for k, v in tools.items()),
         command=command,
     )
