@@ -172,7 +172,8 @@ def main(typed: dict[str, Any]) -> None:
         import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
         from model.weights import named_weights
 
-        path = named_weights.resolve(config.file).path
+        if config.file in named_weights.NAMES:
+            path = named_weights.resolve(config.file).path
     try:
         checkpoint = reading.read(path)
     except errors.UnknownFormat:

@@ -54,7 +54,7 @@ def combinations(typed: Mapping[str, Any]) -> tuple[settings.Config, ...]:
                 "network, or --ckpt=none for a random start"
             )
         command_line.note(
-            f"no --ckpt: using {settings.DEFAULT_WEIGHTS}; docs/weights.md lists others"
+            f"no --ckpt: using {settings.DEFAULT_WEIGHTS}; for AlexNet: --ckpt=alexnet"
         )
     networks = tuple(_networks(values.get("ckpt", "")))
     axes = {"ckpt": networks} if len(networks) > 1 else {}

@@ -58,8 +58,9 @@ def resume(run_dir: Path) -> Path:
     """Continue a stopped training, as if it had never stopped; return its folder."""
     directory, facts = finished_run.read_unfinished(run_dir)
     # The defaults for these may differ from what was chosen then.
-    names = facts.keys() & {"features", "precision", "engine"}
-    chosen = {name: facts[name] for name in names}
+    chosen = {name: facts[name] for name in ("features", "precision")}
+    if "engine" in facts:  # of a run of an earlier version
+        chosen["engine"] = facts["engine"]
     config = settings.from_run(
         directory / run_folder.CONFIG_NAME, facts["settings"] | chosen
     )
