@@ -170,9 +170,9 @@ def main(typed: dict[str, Any]) -> None:
     path = Path(config.file)
     if re.fullmatch(r"\w+", config.file) and not path.exists():
         import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-        from model.weights import named_weights
+        from model.weights import named_weights, weight_sources
 
-        if config.file in named_weights.NAMES:
+        if config.file in weight_sources.NAMES:
             path = named_weights.resolve(config.file).path
     try:
         checkpoint = reading.read(path)
