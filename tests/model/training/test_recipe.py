@@ -155,7 +155,7 @@ def test_other_commands_take_one_value():
 
 def test_weights_by_default(capsys):
     assert recipe.combinations({})[0].ckpt == "efficientnet_lite0"
-    assert "using efficientnet_lite0; docs/weights.md lists" in capsys.readouterr().err
+    assert "lite0; for AlexNet: --ckpt=alexnet" in capsys.readouterr().err
     assert recipe.combinations({"ckpt": "alexnet"})[0].ckpt == "alexnet"
     recipe.combinations({"recipe": "bees"})
     recipe.combinations({"resume": "runs/latest"})
