@@ -10,6 +10,9 @@ from typing import Any
 from model.predict import classifier, similar_photos
 from pipeline.system import command_line
 
+# A photo with this stranger score or more is unlike the training photos.
+STRANGER_THRESHOLD = 1.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -19,6 +22,8 @@ class Prediction:
     classes: tuple[tuple[str, float], ...] = ()  # most probable ones, best first
     problem: str = ""  # why the photo cannot be read
     unknown: bool = False  # whether the best class is not probable enough to be named
+    # Distance to the training photos in units of the threshold; None if unknown.
+    stranger_score: float | None = None
     picture: str = ""  # file with the explanation
     similar: Sequence[similar_photos.SimilarPhoto] = ()  # best first
 
@@ -35,10 +40,34 @@ class Prediction:
         """Return the probability of the best class, also if the answer is unknown."""
         return self.classes[0][1] if self.classes else None
 
+    @property
+    def is_stranger(self) -> bool:
+        """Return whether the photo is unlike the training photos: perhaps no class."""
+        return is_stranger(self.stranger_score)
+
+
+def is_stranger(score: float | None) -> bool:
+    """Return whether a stranger score reaches the threshold; None does not."""
+    return score is not None and score >= STRANGER_THRESHOLD
+
+
+def stranger_json(score: float | None) -> dict[str, Any] | None:
+    """Return a stranger score as a JSON object, or None without a score."""
+    if score is None:
+        return None
+    threshold = STRANGER_THRESHOLD
+    return {"score": score, "threshold": threshold, "is_stranger": is_stranger(score)}
+
 
 def _as_text(prediction: Prediction) -> str:
     name = command_line.one_line(prediction.photo)
-    remark = classifier.UNKNOWN if prediction.unknown else prediction.problem
+    remarks = [classifier.UNKNOWN] if prediction.unknown else []
+    if prediction.is_stranger:
+        remarks.append(
+            f"none of these? stranger score {prediction.stranger_score:.2f}, "
+            f"{STRANGER_THRESHOLD:.2f} or more is unlike the training photos"
+        )
+    remark = "; ".join(remarks) or prediction.problem
     lines = [f"{name}  {remark}".rstrip()]
     for class_name, probability in prediction.classes:
         lines.append(f"  {probability:.4f}  {class_name}")
@@ -59,6 +88,7 @@ def _as_json(prediction: Prediction, *, explained: bool) -> str:
         "unknown": prediction.unknown,
         "classes": classes_json(prediction.classes),
         "problem": prediction.problem or None,
+        "stranger": stranger_json(prediction.stranger_score),
     }
     if explained:
         fields["picture"] = command_line.as_utf8(prediction.picture) or None
@@ -92,6 +122,7 @@ def writer(
     """
     if format_name == "csv":
         header = ["photo", "answer", "probability", "problem"]
+        header += ["stranger_score", "is_stranger"]
         for number in range(1, top + 1):
             header += [f"class_{number}", f"probability_{number}"]
         header += ["picture"] if num_similar else []
@@ -104,12 +135,14 @@ def writer(
 
 
 def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
-    probability = prediction.probability
+    probability, score = prediction.probability, prediction.stranger_score
     cells = [
         prediction.photo,
         prediction.answer,
         "" if probability is None else f"{probability:.6g}",
         prediction.problem,
+        "" if score is None else f"{score:.6g}",
+        "" if score is None else str(prediction.is_stranger).lower(),
         *_padded(prediction.classes, top),
     ]
     if num_similar:

@@ -29,6 +29,7 @@ class ClassifiedPhoto(NamedTuple):
     view: np.ndarray  # uint8 [size_px, size_px, 3], RGB: what the network sees
     probabilities: np.ndarray  # float64 [num_classes], calibrated
     explanation: Explanation  # empty if not requested
+    stranger_score: float | None = None  # as in output_formats.Prediction
 
 
 class Service:

@@ -161,6 +161,7 @@ class _Predict(guarded_requests.UploadHandler):
             "probability": probability,
             "unknown": unknown,
             "classes": output_formats.classes_json(classes),
+            "stranger": output_formats.stranger_json(result.stranger_score),
             "run": service.classifier.name,
         }
         if explained:

@@ -42,11 +42,20 @@ class TestJson:
                 {"class": "blue, or\nso", "probability": 0.25},
             ],
             "problem": None,
+            "stranger": None,
         }
         assert (second["answer"], second["probability"]) == ("unknown", 0.75)
         assert second["unknown"] is True
         assert (third["answer"], third["probability"]) == (None, None)
         assert (third["problem"], third["classes"]) == ("bad", [])
+
+    def test_the_stranger_score_has_its_threshold(self):
+        strange, known = prediction(stranger_score=1.0), prediction(stranger_score=0.99)
+        lines = formatted("jsonl", strange, known).splitlines()
+        assert [json.loads(line)["stranger"] for line in lines] == [
+            {"score": 1.0, "threshold": 1.0, "is_stranger": True},
+            {"score": 0.99, "threshold": 1.0, "is_stranger": False},
+        ]
 
     def test_an_explanation_adds_picture_and_training_photos(self):
         explained = prediction(picture="why/1.png", similar=SIMILAR)
@@ -66,6 +75,8 @@ class TestCsv:
             "answer": "red",
             "probability": "0.75",
             "problem": "",
+            "stranger_score": "",
+            "is_stranger": "",
             "class_1": "red",
             "probability_1": "0.75",
             "class_2": "blue, or\nso",
@@ -73,6 +84,14 @@ class TestCsv:
         }
         assert (rows[1]["problem"], rows[1]["answer"]) == ("a, b", "")
         assert rows[1]["probability_2"] == ""
+
+    def test_the_stranger_score_has_two_columns(self):
+        strange, known = prediction(stranger_score=1.37), prediction(stranger_score=0.5)
+        rows = csv.DictReader(io.StringIO(formatted("csv", strange, known), newline=""))
+        assert [(row["stranger_score"], row["is_stranger"]) for row in rows] == [
+            ("1.37", "true"),
+            ("0.5", "false"),
+        ]
 
     def test_an_explanation_adds_picture_and_training_photos(self):
         explained = prediction(picture="why/1.png", similar=SIMILAR)
@@ -95,6 +114,18 @@ class TestText:
         text = formatted("text", prediction(photo="a", unknown=True), unreadable)
         assert text.startswith("a  unknown\n  0.7500  red\n")
         assert text.endswith("\nb  bad\n")
+
+    def test_none_of_these_is_the_answer_for_a_stranger_alone(self):
+        strange = prediction(photo="dog.jpg", stranger_score=1.372)
+        known = prediction(photo="red.jpg", stranger_score=0.6)
+        doubted = prediction(photo="x.jpg", stranger_score=2, unknown=True)
+        lines = formatted("text", strange, known, doubted).splitlines()
+        reason = "1.00 or more is unlike the training photos"
+        assert lines[::3] == [
+            f"dog.jpg  none of these? stranger score 1.37, {reason}",
+            "red.jpg",
+            f"x.jpg  unknown; none of these? stranger score 2.00, {reason}",
+        ]
 
     def test_an_explanation_adds_picture_and_training_photos(self):
         text = formatted("text", prediction(picture="p.png", similar=SIMILAR))
