@@ -336,5 +336,7 @@ def lowest_segment(
     starts = [segments[name][0] for name in positions if segments[name]]
     raise errors.MismatchedCheckpoint(
         f"--train_from={train_from}: {network.name} has no such layer below its "
-        f"head. Expected one of {', '.join(starts)} or {head.FINAL_LAYER}."
+        "head. Expected "
+        + config_flags.suggestion(train_from, [*starts, head.FINAL_LAYER])
+        + "."
     )

@@ -26,6 +26,7 @@ from model.weights.identify_network import NetworkMatch
 from model.weights.layer_naming import LayerNaming
 from model.weights.preprocessing_overrides import Overrides
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system import config_flags
 
 # Restored into a variable; a new variable; a tensor without a variable; a tensor of the
 # wrong shape or type; left out by --skip.
@@ -186,10 +187,10 @@ def restore_match(
     spec = overrides.apply(naming.spec or network.input_spec, bgr=naming.bgr)
     shapes = network.variable_shapes(spec, num_classes)
     bgr_layer = _bgr_layer(match, overrides)
-    if unknown := {*skip} - {*shapes}:
+    if unknown := sorted({*skip} - {*shapes}):
         raise errors.MismatchedCheckpoint(
-            f"--skip={','.join(sorted(unknown))}: {network.name} has no such layer. "
-            f"Expected some of {', '.join(shapes)}."
+            f"--skip={','.join(unknown)}: {network.name} has no such layer. Expected "
+            f"{config_flags.suggestion(unknown[0], shapes)}."
         )
     in_file = {
         name: Entry(

@@ -20,6 +20,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 _KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
+_MAX_NAMES = 20  # in a suggestion
 _LIMIT = 1 << 63  # of whole numbers: libraries take no larger ones
 # Names that people try -> settings that they may mean.
 _SYNONYMS = {
@@ -199,10 +200,16 @@ def _select(
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Return all known names, and which of them is meant if one resembles `name`."""
+    """Return the known names, and which of them is meant if one resembles `name`.
+
+    Of many names, such as a network's layers, the first and the last are listed.
+    """
     close = difflib.get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    return f"one of {', '.join(filter(None, known))}{meant}"
+    names = list(filter(None, known))
+    if len(names) > _MAX_NAMES:
+        names[_MAX_NAMES // 2 : -_MAX_NAMES // 2] = ["..."]
+    return f"one of {', '.join(names)}{meant}"
 
 
 def parse(
