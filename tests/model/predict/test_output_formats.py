@@ -121,7 +121,7 @@ class TestText:
         doubted = prediction(photo="x.jpg", stranger_score=2, unknown=True)
         lines = formatted("text", strange, known, doubted).splitlines()
         reason = "1.00 or more is unlike the training photos"
-        assert lines[::3] == [
+        assert lines[::4] == [
             f"dog.jpg  none of these? stranger score 1.37, {reason}",
             "red.jpg",
             f"x.jpg  unknown; none of these? stranger score 2.00, {reason}",
