@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from model.predict.predict_settings import Config
+from model.predict.unlabelled import sorted_photos
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
@@ -19,6 +20,9 @@ from pipeline.system.errors import DataError
 def main(typed: dict[str, Any]) -> None:
     """Classify the photos named on the command line."""
     config = config_flags.build(Config, typed)
+    if config.sort_by:
+        sorted_photos.by_labels(config)
+        return
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.predict import output_formats, predicting
@@ -34,13 +38,18 @@ def main(typed: dict[str, Any]) -> None:
     )
     raw = config.format != "text" and not sys.stdout.isatty()
     _write(header, raw=raw)
+    folder = sorted_photos.SortedPhotos(config) if config.sort_into else None
     count, num_bad, first_bad = 0, 0, ""
     for prediction in predicting.predict(config, photo_classifier):
         count += 1
         if prediction.problem:
             num_bad += 1
             first_bad = first_bad or prediction.photo
+        elif folder:
+            folder.add(prediction.photo, sorted_photos.folder_of(prediction))
         _write(format_prediction(prediction), raw=raw)
+    if folder:
+        folder.log()
     if num_bad:
         raise DataError(
             f"{num_bad} of {count} photos could not be read, the first: {first_bad}"

@@ -57,6 +57,25 @@ class Config:
         "the most similar training photos.",
         value="FOLDER",
     )
+    sort_into: str = _answers(
+        "",
+        "Folder into whose class folders the photos are copied; those without a "
+        "class get into `unsure` and `none`. Nothing is moved or replaced.",
+        value="FOLDER",
+    )
+    sort_as: str = _answers(
+        "copies",
+        "What --sort_into makes: copies of the photos, or symbolic links to them.",
+        choices=("copies", "links"),
+        basic=False,
+    )
+    sort_by: str = _answers(
+        "",
+        "CSV file with columns path and label, as the page of --suggest saves it: "
+        "--sort_into sorts the photos of PHOTO, a folder, by these labels.",
+        value="FILE",
+        basic=False,
+    )
     data: str = _input(
         "",
         "New folder of the run's records, if they were moved; --explain needs them.",
@@ -70,6 +89,11 @@ class Config:
         config_flags.check(self)
         if self.data and not self.explain:
             raise ValueError("--data: expected --explain, which uses the records")
+        for name in ("sort_as", "sort_by"):
+            if getattr(self, name) != getattr(type(self), name) and not self.sort_into:
+                raise ValueError(f"--{name}: expected --sort_into=FOLDER, too")
+        if self.sort_by and len(self.photos) != 1:
+            raise ValueError("--sort_by: expected one folder of photos")
         if not self.ckpt:
             weight_settings.refuse_without_ckpt(
                 arch=self.arch, labels=self.labels, overrides=self.overrides

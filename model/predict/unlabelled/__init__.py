@@ -1,0 +1,1 @@
+"""Photos without a label: sorted into class folders, or suggested for labelling."""

@@ -1,0 +1,143 @@
+"""Sort photos into class folders, as copies or links; nothing is moved or replaced."""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import itertools
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.predict.predict_settings import Config
+from pipeline.sources.lists import listed_photos, photo_csv
+from pipeline.system import command_line, file_system
+from pipeline.system.errors import DataError
+
+if TYPE_CHECKING:
+    from model.predict.output_formats import Prediction
+
+# Folders of photos whose class is not probable enough, or that show no known class.
+UNSURE, NONE = "unsure", "none"
+_LONGEST_NAME = 255  # bytes of a file's name
+
+
+def by_labels(config: Config) -> None:
+    """Sort the photos that the CSV file of --sort_by lists by their labels there."""
+    root, path = Path(config.photos[0]), Path(config.sort_by)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Expected the folder of the photos")
+    entries = [*photo_csv.read(path, "")]
+    if not entries:
+        raise DataError(f"{path}: no photos listed")
+    folder, missing = SortedPhotos(config), []
+    for entry in listed_photos.find_files(root, entries):
+        photo = root / entry.path
+        if photo.is_file():
+            folder.add(str(photo), class_folder(entry.label))
+        else:
+            missing.append(photo)
+    folder.log()
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(entries)} photos do not exist, the first: "
+            f"{missing[0]}"
+        )
+
+
+def folder_of(prediction: "Prediction") -> str:
+    """Return the name of the folder for a photo that could be read."""
+    if prediction.is_stranger:
+        return NONE
+    return UNSURE if prediction.unknown else class_folder(prediction.classes[0][0])
+
+
+def class_folder(class_name: str) -> str:
+    """Return the name of a class's folder: the class name itself wherever possible.
+
+    A name that no folder can have is percent-encoded; so is the first character of a
+    name that would be hidden, or be one of the two other folders.
+    """
+    is_long = len(os.fsencode(class_name)) > _LONGEST_NAME
+    if is_long or "/" in class_name or "\0" in class_name:
+        class_name = file_system.file_name(class_name)
+    if class_name.startswith(".") or class_name.casefold() in (UNSURE, NONE):
+        return f"%{ord(class_name[0]):02X}{class_name[1:]}"
+    return class_name
+
+
+class SortedPhotos:
+    """The folder of --sort_into, to which photos are added."""
+
+    def __init__(self, config: Config) -> None:
+        """Look at what the folder holds; DataError if it overlaps with the photos'."""
+        self._root, self._as_links = Path(config.sort_into), config.sort_as == "links"
+        if self._root.exists() and not self._root.is_dir():
+            raise DataError(f"--sort_into={self._root}: is a file. Expected a folder")
+        place = self._root.resolve()
+        for folder in (Path(n).resolve() for n in config.photos if Path(n).is_dir()):
+            if place.is_relative_to(folder) or folder.is_relative_to(place):
+                raise DataError(
+                    f"--sort_into={self._root}: overlaps with {folder}, which holds "
+                    "the photos. Expected a folder outside of it"
+                )
+        self._folders_before = {path.name for path in self._root.glob("*")}
+        # Files that were there before, by their size in bytes.
+        self._before: dict[int, list[Path]] = collections.defaultdict(list)
+        for parent, _, names in os.walk(self._root):
+            for path in (Path(parent, name) for name in names):
+                with contextlib.suppress(OSError):
+                    if path.is_file():
+                        self._before[path.stat().st_size].append(path)
+        self._digest = functools.cache(_digest)
+        self._added: collections.Counter[str] = collections.Counter()
+        self._known: list[Path] = []
+        self._elsewhere: list[Path] = []
+
+    def add(self, photo: str, folder_name: str) -> None:
+        """Add a photo to a folder, unless its bytes lay in any of them before.
+
+        It gets a number if another photo has its name.
+        """
+        if before := self._find(Path(photo)):
+            is_here = before.relative_to(self._root).parts[0] == folder_name
+            (self._known if is_here else self._elsewhere).append(before)
+            return
+        folder = file_system.make_inside(self._root, folder_name)
+        stem, ending = os.path.splitext(Path(photo).name)  # noqa: PTH122
+        names = (f"{stem}-{number}{ending}" for number in itertools.count(2))
+        targets = (folder / name for name in itertools.chain([stem + ending], names))
+        target = next(path for path in targets if not os.path.lexists(path))
+        if self._as_links:
+            target.symlink_to(Path(photo).resolve())
+        else:
+            with file_system.scratch_folder(self._root) as scratch:
+                shutil.copy2(photo, scratch / "photo")
+                (scratch / "photo").rename(target)
+        self._added[folder_name] += 1
+
+    def _find(self, photo: Path) -> Path | None:
+        """Return a file with the same bytes that was there before."""
+        same_size = self._before.get(photo.stat().st_size, ())
+        digest = _digest(photo) if same_size else b""
+        return next((p for p in same_size if self._digest(p) == digest), None)
+
+    def log(self) -> None:
+        """Log how many photos each folder got, and which folders are new."""
+        parts = [f"{count:,} {name}" for name, count in sorted(self._added.items())]
+        parts += [f"{len(self._known):,} were there"] if self._known else []
+        text = ", ".join(parts) or "nothing"
+        command_line.log(command_line.one_line(f"sorted into {self._root}: {text}"))
+        if self._elsewhere:
+            command_line.note(
+                "photos that lie in another folder there, and were left in it alone: "
+                f"{len(self._elsewhere):,}, the first: {self._elsewhere[0]}"
+            )
+        if new := sorted(self._added.keys() - self._folders_before):
+            command_line.note(f"new class folders: {command_line.first_few(new)}")
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
