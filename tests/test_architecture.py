@@ -56,6 +56,7 @@ RANKS = (
     ("sources",),
     ("images",),
     ("grouping",),
+    ("review",),
     ("batches",),
     ("convert", "split", "check", "download"),
     ("checkpoints",),

@@ -4,13 +4,10 @@ Names of classes and files come from strangers: the template engine escapes them
 the page's text and in its data.
 """
 
-import base64
-import hashlib
 import itertools
+import shlex
 from pathlib import Path
 from typing import Any
-
-import markupsafe
 
 from model.evaluation import run_evaluation
 from model.evaluation.compare import comparison
@@ -24,6 +21,8 @@ from model.reports import (
 )
 from model.weights import preprocessing_overrides
 from pipeline.grouping import near_duplicates
+from pipeline.records import manifest
+from pipeline.review import photo_review
 from pipeline.system import command_line, file_system, html_templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -44,14 +43,27 @@ def write(evaluation: run_evaluation.RunEvaluation, command: str) -> Path:
 def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
     """Return the report as HTML."""
     template = html_templates.load_template(
-        _TEMPLATES / "report.html", percent=lambda share: f"{100 * share:.1f} %"
+        _TEMPLATES / "report.html",
+        photo_review.TEMPLATES,
+        percent=lambda share: f"{100 * share:.1f} %",
     )
     return template.render(
-        **_assets(),
+        **photo_review.assets(_TEMPLATES / "report.css", _TEMPLATES / "report.js"),
+        review=_review(evaluation.data.records),
         **_photos(evaluation),
         **_figures(evaluation),
         versions=lambda tools: ", ".join(f"{k} {v}" for k, v in tools.items()),
         command=command,
+    )
+
+
+def _review(records: manifest.Manifest) -> photo_review.PhotoReview:
+    out = shlex.quote(str(records.directory))
+    return photo_review.PhotoReview(
+        key=records.digest,
+        class_names=records.class_names,
+        command=f"python -m pipeline.convert SRC --out={out} "
+        f"--corrections={photo_review.CORRECTIONS}",
     )
 
 
@@ -77,8 +89,8 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "near_copies": near_copies,
         "heats": heat_maps,
         "matrix": matrix,
+        "photos": thumbnails.sources,
         "photo_data": {
-            "photos": thumbnails.sources,
             "heats": {name: heat["source"] for name, heat in heat_maps.items()},
             "cells": cells,
             "classes": evaluation.figures["class_names"],
@@ -123,21 +135,4 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "training": report_facts.training(run),
         "compared": report_facts.network_comparison(run),
         "held_out": figures["label_doubts"],
-    }
-
-
-def _assets() -> dict[str, Any]:
-    """Return style and script of the page; the browser runs that script and no other.
-
-    Source: Content Security Policy Level 3, section 6.7.2 (hashes of inline scripts).
-    """
-    style, script = (
-        (_TEMPLATES / name).read_text(encoding="utf-8")
-        for name in ("report.css", "report.js")
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return {
-        "style": markupsafe.Markup(style),  # our own files
-        "script": markupsafe.Markup(script),
-        "script_hash": markupsafe.Markup(f"'sha256-{digest}'"),
     }

@@ -17,7 +17,7 @@ from pipeline.system import command_line, html_templates
 from pipeline.system.errors import DataError
 
 MAX_BYTES = 9 << 20  # 9 MiB: total size of the thumbnails, as data URLs
-_LARGE_PX, _SMALL_PX = 208, 112
+_LARGE_PX, _SMALL_PX = 320, 112
 _HEAT_PX = 160
 _PHOTOS_AT_ONCE = 64
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 
 from pipeline.check import photo_findings, verify_records
@@ -18,41 +21,55 @@ from pipeline.images import (
     record_image,
 )
 from pipeline.records import manifest, previous_dataset, stored_photo
-from pipeline.records.manifest_row import Code, ImageError
+from pipeline.records.manifest_row import Code, ImageError, Row
+from pipeline.review import photo_review
+from pipeline.review.photo_review import PhotoReview
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, html_templates, standard_error
 from pipeline.system.errors import DataError
 
-# Function of a photo's path that returns a JPEG or PNG of it, upright.
-Encoded = Callable[[str], bytes]
 _TEMPLATE = Path(__file__).parent / "templates" / "check.html"
 _SHOWN_GROUPS = 24  # for each finding; check.json has all
+_SHOWN_ANSWERED = 200  # groups of a finding about labels or copies
 _SHOWN_PHOTOS = 4  # for each group
-_SIDE_PX = 144
+_SIDE_PX = 256
 _SHOWN = 3  # examples in a line of text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckedPhotos:
+    """What the page needs of the photos of a report."""
+
+    rows: Mapping[str, Row]  # by path
+    class_names: Sequence[str]
+    key: str  # digest of the photos and their classes
+    # Function of a photo's path that returns a JPEG or PNG of it, upright.
+    encoded: Callable[[str], bytes]
 
 
 def check(config: Config) -> Report:
     """Check photos or records and write both reports; refuse what is neither."""
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
-        report, encoded = _check_records(root, config.workers)
+        report, photos = _check_records(root, config.workers)
+        command = f"python -m pipeline.convert SRC --out={shlex.quote(str(root))}"
     else:
         if not (config.labelling.lists or config.labelling.csv):
             photo_source.check_outside(out, root)
-        report, encoded = _check_photos(config, root)
+        report, photos = _check_photos(config, root)
+        command = f"python -m pipeline.convert {shlex.quote(str(root))}"
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     with standard_error.silenced():
-        html = render(report, encoded)
+        html = render(report, photos, command)
     for name, content in (("check.json", text), ("check.html", html)):
         with file_system.replacing(out / name) as partial:
             partial.write_text(command_line.as_utf8(content), encoding="utf-8")
     return report
 
 
-def _check_photos(config: Config, root: Path) -> tuple[Report, Encoded]:
+def _check_photos(config: Config, root: Path) -> tuple[Report, CheckedPhotos]:
     source = find_source.list_source(root, config.labelling)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
     resize_min = file_headers.RESIZE_MIN
@@ -103,7 +120,20 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, Encoded]:
             raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
         return encoded(photo_at[path])
 
-    return report, shown
+    return report, CheckedPhotos(
+        rows={row.path: row for row in rows},
+        class_names=source.class_names,
+        key=_digest(rows),
+        encoded=shown,
+    )
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        line = f"{row.path}\n{row.class_name}\n{row.sha256}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -111,7 +141,7 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
-def _check_records(root: Path, num_workers: int) -> tuple[Report, Encoded]:
+def _check_records(root: Path, num_workers: int) -> tuple[Report, CheckedPhotos]:
     converted = manifest.read(root)
     faults = verify_records.verify(converted, num_workers=num_workers)
     findings = [Finding("fault", "error", fault) for fault in faults]
@@ -150,27 +180,68 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, Encoded]:
         notes=(f"records: {len(row_at):,}, manifest digest {converted.digest[:12]}",),
     )
     photos = stored_photo.StoredPhotos(root)
-    return report, lambda path: photos.image(row_at[path])
+    return report, CheckedPhotos(
+        rows=row_at,
+        class_names=converted.class_names,
+        key=converted.digest,
+        encoded=lambda path: photos.image(row_at[path]),
+    )
 
 
-def render(report: Report, encoded: Encoded) -> str:
-    """Return a page of HTML that needs no other file."""
+def render(report: Report, photos: CheckedPhotos, command: str) -> str:
+    """Return a page of HTML that needs no other file.
 
-    @functools.cache
-    def thumbnail(path: str) -> str:
-        try:
-            small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
-        except (ImageError, DataError, OSError):
-            return ""  # the page says that there is no picture
-        return html_templates.jpeg_url(small)
+    `command` is the conversion that corrections are for.
+    """
+    shown = [
+        [group[:_SHOWN_PHOTOS] for group in finding.groups[: _num_shown(finding)]]
+        for finding in report.findings
+    ]
+    paths = list({path: None for groups in shown for group in groups for path in group})
+    with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
+        thumbnails = list(pool.map(functools.partial(_thumbnail, photos), paths))
+    review = PhotoReview(
+        key=photos.key,
+        class_names=photos.class_names,
+        command=f"{command} --corrections={photo_review.CORRECTIONS}",
+    )
 
-    return html_templates.load_template(_TEMPLATE).render(
+    def mark(finding: Finding, group: Sequence[str], path: str) -> str:
+        row = photos.rows.get(path)
+        is_label = finding.kind in photo_findings.GROUP_KINDS
+        if not (row and row.is_included and (is_label or finding.severity != "note")):
+            return ""
+        names = (photos.rows[other].class_name for other in group)
+        other = next((name for name in names if name != row.class_name), "")
+        return review.mark(
+            path, label=row.class_name, sha256=row.sha256, suggested=other
+        )
+
+    return html_templates.load_template(_TEMPLATE, photo_review.TEMPLATES).render(
+        **photo_review.assets(),
         report=report,
         columns=list(next(iter(report.counts.values()))),
-        thumbnail=thumbnail,
-        shown_groups=_SHOWN_GROUPS,
-        shown_photos=_SHOWN_PHOTOS,
+        findings=list(zip(report.findings, shown, strict=True)),
+        numbers={path: number for number, path in enumerate(paths)},
+        photos=thumbnails,
+        review=review,
+        mark=mark,
     )
+
+
+def _num_shown(finding: Finding) -> int:
+    """Return the number of groups that the page shows."""
+    is_label = finding.kind in photo_findings.GROUP_KINDS
+    return _SHOWN_ANSWERED if is_label else _SHOWN_GROUPS
+
+
+def _thumbnail(photos: CheckedPhotos, path: str) -> str:
+    """Return the data URL of a small picture; "" for a photo that does not decode."""
+    try:
+        small = opencv.thumbnail_jpeg(photos.encoded(path), _SIDE_PX)
+    except (ImageError, DataError, OSError):
+        return ""
+    return html_templates.jpeg_url(small)
 
 
 def summary(report: Report) -> str:
@@ -187,4 +258,6 @@ def summary(report: Report) -> str:
         count = f" ({len(paths)}: {shown})" if paths else ""
         line = f"{finding.severity}: {finding.kind}: {finding.meaning}{count}"
         lines.append(command_line.one_line(line))
+    if not report.findings:
+        lines.append(report.all_clear)
     return "\n".join(lines)

@@ -17,7 +17,7 @@ Severity = Literal["error", "warning", "note"]
 Counts = Mapping[str, Mapping[str, int]]
 _IMBALANCE = 10  # times as many photos in one class as in another
 # Kind of a group of photos -> how bad it is, and what convert does about it.
-_GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
+GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
     "conflicting labels": (
         "error",
         "the same photo in several classes; not all can be right, so convert leaves "
@@ -108,6 +108,15 @@ class Report:
         severities = {finding.severity for finding in self.findings}
         return bool(severities) if strict else "error" in severities
 
+    @property
+    def all_clear(self) -> str:
+        """Sentence for a report without findings."""
+        usable = sum(count["usable"] for count in self.counts.values())
+        return (
+            f"nothing found: all {usable:,} photos decode, and nothing about them "
+            "would spoil training"
+        )
+
 
 def find_groups(
     rows: Sequence[Row], source: Source, groups: PhotoGroups
@@ -148,7 +157,7 @@ def find_groups(
     }
     return [
         Finding(kind, severity, meaning, paths[kind])
-        for kind, (severity, meaning) in _GROUP_KINDS.items()
+        for kind, (severity, meaning) in GROUP_KINDS.items()
         if paths[kind]
     ]
 

@@ -8,10 +8,15 @@ from typing import Any
 import jinja2
 
 
-def load_template(path: Path, **filters: Callable[[Any], str]) -> jinja2.Template:
-    """Load a template that uses these filters; a name without a value is an error."""
+def load_template(
+    path: Path, *folders: Path, **filters: Callable[[Any], str]
+) -> jinja2.Template:
+    """Load a template that uses these filters; a name without a value is an error.
+
+    It may import templates of its own folder and of `folders`.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(path.parent),
+        loader=jinja2.FileSystemLoader((path.parent, *folders)),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,13 +1,5 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("photo-data").textContent);
-
-  // Each photo's bytes are in the page once, however often it is shown.
-  const show = (image, source) => {
-    if (source) image.src = source;
-    else image.replaceWith(Object.assign(document.createElement("span"), { className: "muted", textContent: "no picture" }));
-  };
-  for (const image of document.querySelectorAll("img[data-photo]")) show(image, data.photos[image.dataset.photo]);
 
   const press = (button, on) => button.setAttribute("aria-pressed", String(on));
   const isPressed = (button) => button.getAttribute("aria-pressed") === "true";
@@ -50,18 +42,17 @@
   }
 
   const dialog = document.getElementById("cell");
-  const made = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text ?? "" });
+  const { made, watch } = photoPage;
   const card = (photo, title) => {
     const item = made("li", "card");
     const frame = made("div", "frame");
     const picture = made("div", "picture");
-    const image = document.createElement("img");
+    const image = made("img");
     image.alt = `${title}: ${photo.path}`;
+    image.dataset.photo = photo.id;
     picture.append(image);
     frame.append(picture);
-    const source = data.photos[photo.id];
     item.append(frame, made("div", "muted", photo.probability.toFixed(3)), made("div", "path", photo.path));
-    show(image, source);
     return item;
   };
   for (const button of document.querySelectorAll("button[data-cell]")) {
@@ -73,6 +64,7 @@
       document.getElementById("cell-title").textContent = `${title} (${button.textContent})`;
       document.getElementById("cell-photos").replaceChildren(...cell.photos.map((photo) => card(photo, title)));
       document.getElementById("cell-more").textContent = cell.more ? `and ${cell.more} more with lower probability; all are in the .npz beside this page` : "";
+      watch(dialog);
       dialog.showModal();
       dialog.scrollTop = 0;
     });

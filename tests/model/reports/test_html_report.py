@@ -115,7 +115,11 @@ def test_networks_that_were_compared_are_shown(evaluation, tmp_path):
 
 
 def photo_data(page):
-    return json.loads(re.search(r'id="photo-data">(.*?)</script>', page, re.S)[1])
+    data, photos = (
+        json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.S)[1])
+        for name in ("photo-data", "page-photos")
+    )
+    return data | {"photos": photos}
 
 
 def test_the_evaluation_has_what_the_page_shows(evaluation):
@@ -131,7 +135,7 @@ def test_the_evaluation_has_what_the_page_shows(evaluation):
 
 def test_names_of_strangers_are_text(page, reader):
     assert "<script>alert" not in page
-    assert len(reader.all("script")) == 2
+    assert len(reader.all("script")) == 4
     assert not [about for _, about in reader.found if "onerror" in about]
     assert not reader.all("img", src="x")
     shown = "".join(reader.texts)

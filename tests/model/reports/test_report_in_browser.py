@@ -46,6 +46,12 @@ def press(page, *keys):
     ActionChains(page).send_keys(*keys).perform()
 
 
+def click_in_the_middle(page, element):
+    """Click it where the bar of the review is not above it."""
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
+
+
 def test_it_loads_without_an_error_and_without_the_network(page, address):
     assert browser.requests(page)[-1:] == [address]
     page.refresh()
@@ -56,6 +62,7 @@ def test_it_loads_without_an_error_and_without_the_network(page, address):
 def test_pictures_are_shown(page):
     page.execute_async_script(
         "const done = arguments[0];"
+        "dispatchEvent(new Event('beforeprint'));"
         "Promise.all([...document.querySelectorAll('img[data-photo]')]"
         ".map(image => image.decode())).then(() => done())"
     )
@@ -152,7 +159,7 @@ def test_a_cell_by_keyboard(page):
 def test_where_the_network_looked(page):
     heats = every(page, "#worst-cards img.heat")
     assert heats and not any(heat.is_displayed() for heat in heats)
-    find(page, "#worst-cards button.look").click()
+    click_in_the_middle(page, find(page, "#worst-cards button.look"))
     assert [heat.is_displayed() for heat in heats[:2]] == [True, False]
     find(page, "#errors button.look-all").click()
     assert all(heat.is_displayed() for heat in heats)
@@ -201,3 +208,36 @@ def test_every_picture_and_button_has_a_name(page):
         " !one.textContent.trim() && !one.ariaLabel).length"
     )
     assert buttons == 0
+
+
+def test_a_mistake_is_corrected_wherever_it_is_shown(page):
+    """Mistakes are doubtful, too; the class that was predicted is suggested."""
+    page.execute_script("localStorage.clear()")
+    page.refresh()
+    card = find(page, "#worst-cards .card")
+    number = card.get_attribute("data-review")
+    selector = ".answers button:nth-child(2)"
+    click_in_the_middle(page, card.find_element("css selector", selector))
+    cards = every(page, f"[data-review='{number}']")
+    assert len(cards) > 1
+    suggested = card.find_element("css selector", ".other").text
+    for other in cards:
+        pressed = other.find_elements("css selector", "[aria-pressed=true]")
+        texts = [
+            b.get_property("textContent")
+            for b in pressed
+            if "look" not in b.get_attribute("class")
+        ]
+        assert texts == [f"is: {suggested}"]
+    assert find(page, "#review-count").text.endswith("answered, 1 to save")
+
+
+def test_a_photo_behind_a_cell_is_enlarged(page):
+    find(page, "button[data-cell='0,0']").click()
+    find(page, "#cell-photos img").click()
+    assert find(page, "#enlarged").is_displayed()
+    path = find(page, "#cell-photos .path").text
+    assert find(page, "#enlarged-title").text.endswith(path)
+    find(page, "#enlarged-close").click()
+    assert not find(page, "#enlarged").is_displayed()
+    assert find(page, "#cell").is_displayed()

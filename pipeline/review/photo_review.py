@@ -1,0 +1,82 @@
+"""Let a person say on a page whether photos are labelled rightly, and save that as CSV.
+
+The page needs no server and no other file. Its templates get `assets` and import
+`page_end` from photo_page.html, whose script does the rest.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import markupsafe
+
+from pipeline.system import command_line
+
+# Folder of photo_page.html, for html_templates.load_template.
+TEMPLATES = Path(__file__).parent / "templates"
+CORRECTIONS = "corrections.csv"  # path,label,note,sha256 of photos to correct
+LABELS = "labels.csv"  # path,label of photos that had no label
+
+
+class PhotoReview:
+    """The photos of one page that a person answers for, each once."""
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        class_names: Sequence[str],
+        command: str,
+        file_name: str = CORRECTIONS,
+    ) -> None:
+        """Start without photos.
+
+        Args:
+            key: Digest of the data set, under which the browser keeps the answers.
+            class_names: Names of the classes to choose from.
+            command: Command line to run with the saved file.
+            file_name: CORRECTIONS, or LABELS for photos without a label.
+        """
+        self.data: dict[str, Any] = {
+            "key": f"{file_name} {key}",
+            "classes": list(class_names),
+            "file": file_name,
+            "command": command,
+            "photos": [],
+        }
+        self._numbers: dict[str, int] = {}
+
+    def mark(
+        self, path: str, *, label: str = "", sha256: str = "", suggested: str = ""
+    ) -> markupsafe.Markup:
+        """Return the attributes of an element that shows a photo of the source.
+
+        The script adds the buttons to it. A page may show a photo several times.
+        """
+        photos = self.data["photos"]
+        number = self._numbers.setdefault(path, len(photos))
+        if number == len(photos):
+            photos.append([command_line.as_utf8(path), label, sha256, suggested])
+        photos[number][3] = photos[number][3] or suggested
+        return markupsafe.Markup('data-review="{}" tabindex="-1"').format(number)
+
+
+def assets(*own_files: Path) -> dict[str, markupsafe.Markup]:
+    """Return `style`, `script` and `script_hash` of a page with photos.
+
+    Those of `own_files`, .css and .js, follow. The browser runs that script and no
+    other. Source: Content Security Policy Level 3, section 6.7.2 (inline scripts).
+    """
+    files = [TEMPLATES / "photo_page.css", TEMPLATES / "photo_page.js", *own_files]
+    texts = {".css": "", ".js": ""}
+    for path in files:
+        texts[path.suffix] += path.read_text(encoding="utf-8")
+    digest = hashlib.sha256(texts[".js"].encode()).digest()
+    script_hash = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+    return {
+        "style": markupsafe.Markup(texts[".css"]),  # our own files
+        "script": markupsafe.Markup(texts[".js"]),
+        "script_hash": markupsafe.Markup(script_hash),
+    }
