@@ -8,13 +8,17 @@ turned upright and cropped as in training.
 """
 
 import pipeline.start  # noqa: F401 # isort: skip
+import contextlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.predict.predict_settings import Config
 from model.predict.unlabelled import sorted_photos
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
+
+if TYPE_CHECKING:
+    from pipeline.images.video_frames import VideoFrames
 
 
 def main(typed: dict[str, Any]) -> None:
@@ -24,6 +28,18 @@ def main(typed: dict[str, Any]) -> None:
         sorted_photos.by_labels(config)
         return
     # Only now, so that wrong flags are refused at once.
+    from pipeline.images import video_frames
+
+    videos = video_frames.find(config.photos, in_folders=bool(config.every))
+    # A video is decoded while TensorFlow is imported.
+    with contextlib.closing(
+        video_frames.VideoFrames(videos, every_s=config.every_s)
+    ) as frames:
+        _predict(config, frames)
+
+
+def _predict(config: Config, frames: "VideoFrames") -> None:
+    """Write the predictions for photos and for frames of videos."""
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.predict import output_formats, predicting
     from model.weights import preprocessing_overrides
@@ -31,28 +47,39 @@ def main(typed: dict[str, Any]) -> None:
     photo_classifier = predicting.load_classifier(config)
     command_line.log(photo_classifier.describe())
     preprocessing_overrides.log(photo_classifier.spec)
+    columns = output_formats.SPAN if config.spans else output_formats.FRAME
     header, format_prediction = output_formats.writer(
         config.format,
         top=min(config.top, len(photo_classifier.class_names)),
         num_similar=predicting.NUM_SIMILAR if config.explain else 0,
+        times=columns if frames.videos else (),
     )
     raw = config.format != "text" and not sys.stdout.isatty()
     _write(header, raw=raw)
     folder = sorted_photos.SortedPhotos(config) if config.sort_into else None
+    if folder and frames.videos:
+        command_line.note("--sort_into copies photos; frames of videos are not copied")
     count, num_bad, first_bad = 0, 0, ""
-    for prediction in predicting.predict(config, photo_classifier):
-        count += 1
+    last = []  # spans, which text shows after the frames
+    for prediction in predicting.predict(config, photo_classifier, frames):
+        count += not prediction.num_frames
         if prediction.problem:
             num_bad += 1
             first_bad = first_bad or prediction.photo
-        elif folder:
+        elif folder and prediction.time_s is None:
             folder.add(prediction.photo, sorted_photos.folder_of(prediction))
-        _write(format_prediction(prediction), raw=raw)
+        text = format_prediction(prediction)
+        if prediction.time_s is None or bool(prediction.num_frames) == config.spans:
+            _write(text, raw=raw)
+        elif config.format == "text" and not config.spans:
+            last.append(text)
+    _write("".join(["spans of the same answer:\n"] * bool(last) + last), raw=raw)
     if folder:
         folder.log()
     if num_bad:
+        kinds = "photos and frames" if frames.videos else "photos"
         raise DataError(
-            f"{num_bad} of {count} photos could not be read, the first: {first_bad}"
+            f"{num_bad} of {count} {kinds} could not be read, the first: {first_bad}"
         )
 
 

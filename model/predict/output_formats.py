@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from pipeline.system import command_line
 
 # A photo with this stranger score or more is unlike the training photos.
 STRANGER_THRESHOLD = 1.0
+# Columns of a frame of a video, and of a span of frames with the same answer.
+FRAME, SPAN = ("time_s",), ("time_s", "until_s", "num_frames")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,9 @@ class Prediction:
     stranger_score: float | None = None
     picture: str = ""  # file with the explanation
     similar: Sequence[similar_photos.SimilarPhoto] = ()  # best first
+    time_s: float | None = None  # of a frame in its video, or of a span's first frame
+    until_s: float | None = None  # of the last frame of a span
+    num_frames: int = 0  # of a span, which has one answer
 
     @property
     def answer(self) -> str:
@@ -59,7 +65,27 @@ def stranger_json(score: float | None) -> dict[str, Any] | None:
     return {"score": score, "threshold": threshold, "is_stranger": is_stranger(score)}
 
 
+def _clock(time_s: float) -> str:
+    seconds, milliseconds = divmod(round(1000 * time_s), 1000)
+    return f"{datetime.timedelta(seconds=seconds)}.{milliseconds:03}"
+
+
+def _frame_as_text(prediction: Prediction, time_s: float) -> str:
+    """Return one line for a frame or a span of a video."""
+    name, when = command_line.one_line(prediction.photo), _clock(time_s)
+    line = f"{prediction.probability:.4f}  {prediction.answer}"
+    line += "  none of these?" * prediction.is_stranger
+    if prediction.until_s is not None:
+        when += f" to {_clock(prediction.until_s)}"
+        line += (
+            f"  ({prediction.num_frames:,} frame{'s' * (prediction.num_frames > 1)})"
+        )
+    return f"{name}  {when}  {line}\n"
+
+
 def _as_text(prediction: Prediction) -> str:
+    if prediction.time_s is not None:
+        return _frame_as_text(prediction, prediction.time_s)
     name = command_line.one_line(prediction.photo)
     remarks = [classifier.UNKNOWN] if prediction.unknown else []
     if prediction.is_stranger:
@@ -80,9 +106,10 @@ def _as_text(prediction: Prediction) -> str:
     return "\n".join([*lines, ""])
 
 
-def _as_json(prediction: Prediction, *, explained: bool) -> str:
+def _as_json(prediction: Prediction, *, times: Sequence[str], explained: bool) -> str:
     fields: dict[str, Any] = {
         "photo": command_line.as_utf8(prediction.photo),
+        **{name: getattr(prediction, name) for name in times},
         "answer": prediction.answer or None,
         "probability": prediction.probability,
         "unknown": prediction.unknown,
@@ -114,30 +141,34 @@ def similar_json(similar: similar_photos.SimilarPhoto) -> dict[str, Any]:
 
 
 def writer(
-    format_name: str, *, top: int, num_similar: int
+    format_name: str, *, top: int, num_similar: int, times: Sequence[str] = ()
 ) -> tuple[str, Callable[[Prediction], str]]:
     """Return a header, and a function that formats one prediction as lines.
 
     `format_name` is text, csv or jsonl; `num_similar` is 0 without explanations.
+    `times` are the fields of FRAME or SPAN if there are videos.
     """
     if format_name == "csv":
-        header = ["photo", "answer", "probability", "problem"]
+        header = ["photo", *times, "answer", "probability", "problem"]
         header += ["stranger_score", "is_stranger"]
         for number in range(1, top + 1):
             header += [f"class_{number}", f"probability_{number}"]
         header += ["picture"] if num_similar else []
         for number in range(1, num_similar + 1):
             header += [f"nearest_{number}", f"similarity_{number}"]
-        return _csv_line(header), lambda item: _as_csv(item, top, num_similar)
+        return _csv_line(header), lambda item: _as_csv(item, top, num_similar, times)
     if format_name == "jsonl":
-        return "", lambda item: _as_json(item, explained=bool(num_similar))
+        return "", lambda item: _as_json(item, times=times, explained=bool(num_similar))
     return "", _as_text
 
 
-def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
+def _as_csv(
+    prediction: Prediction, top: int, num_similar: int, times: Sequence[str]
+) -> str:
     probability, score = prediction.probability, prediction.stranger_score
-    cells = [
+    cells: list[Any] = [
         prediction.photo,
+        *("" if prediction.time_s is None else getattr(prediction, n) for n in times),
         prediction.answer,
         "" if probability is None else f"{probability:.6g}",
         prediction.problem,
@@ -159,7 +190,7 @@ def _padded(pairs: Sequence[tuple[str, float]], count: int) -> list[str]:
     return cells + [""] * (2 * count - len(cells))
 
 
-def _csv_line(cells: Sequence[str]) -> str:
+def _csv_line(cells: Sequence[Any]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()

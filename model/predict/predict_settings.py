@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 from model.weights import preprocessing_overrides, weight_settings
 from pipeline.system import config_flags
@@ -9,7 +10,8 @@ from pipeline.system import config_flags
 _setting = functools.partial(config_flags.setting, basic=True)
 _input = functools.partial(_setting, group="Run")
 _answers = functools.partial(_setting, group="Predictions")
-
+_TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 # Fields of two settings, for model.serve too.
 run_dir = functools.partial(
@@ -51,6 +53,18 @@ class Config:
         choices=("text", "csv", "jsonl"),
     )
     unknown_below: float = unknown_below()
+    every: str = _answers(
+        "",
+        "Time from one frame of a video to the next, such as 0.5s or 2m; 1s by "
+        "default. If it is set, videos in folders are classified too.",
+        value="TIME",
+    )
+    spans: bool = config_flags.setting(
+        False,
+        "Lists spans of a video with the same class in place of its frames; text shows "
+        "both by default.",
+        group="Predictions",
+    )
     explain: str = _answers(
         "",
         "Folder for one picture per photo, which shows where the network looked and "
@@ -87,6 +101,10 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
+        if not self.every_s:
+            raise ValueError(
+                f"--every={self.every}: expected a time above 0, such as 1s, 0.5s or 2m"
+            )
         if self.data and not self.explain:
             raise ValueError("--data: expected --explain, which uses the records")
         for name in ("sort_as", "sort_by"):
@@ -101,3 +119,9 @@ class Config:
         elif self.data or self.run_dir != type(self).run_dir:
             name = "data" if self.data else "run_dir"
             raise ValueError(f"--ckpt and --{name}: expected only one of them")
+
+    @property
+    def every_s(self) -> float:
+        """Seconds from one frame of a video to the next; 0 if the text is no time."""
+        parts = _TIME.fullmatch(self.every or "1s")
+        return float(parts[1]) * _SECONDS[parts[2]] if parts else 0.0

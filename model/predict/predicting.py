@@ -1,6 +1,7 @@
 """Predict the classes of photos, with a picture of the reasons on request."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -9,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from model.predict import classifier, explanation_picture, output_formats, photo_batches
+from model.predict import (
+    classifier,
+    explanation_picture,
+    output_formats,
+    photo_batches,
+    video_predictions,
+)
 from model.predict.predict_settings import Config
 from model.weights import pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import file_headers, photo_files
+from pipeline.images import file_headers, photo_files, video_frames
 from pipeline.records.manifest_row import Code, ImageError
 from pipeline.sources.lists import label_files
 from pipeline.system import command_line
@@ -52,37 +59,49 @@ def _first_photos(config: Config, spec: InputSpec, most: int) -> np.ndarray:
 
 
 def predict(
-    config: Config, photo_classifier: classifier.Classifier
+    config: Config,
+    photo_classifier: classifier.Classifier,
+    frames: video_frames.VideoFrames | None = None,
 ) -> Iterator[output_formats.Prediction]:
-    """Yield one prediction for each photo, in their order.
+    """Yield one prediction for each photo, in their order, then those for videos.
 
     Files of folders that are no photos, such as notes.txt, are only counted in the log.
     """
-    names, ignored_folder = config.photos, config.explain
+    videos = frozenset(frames.videos if frames else ())
+
+    def photos(ignored: collections.Counter[str]) -> Iterator[str]:
+        paths = photo_files.find(config.photos, ignored, config.explain)
+        return (path for path in paths if path not in videos)
+
     ignored: collections.Counter[str] = collections.Counter()
-    count = sum(1 for _ in photo_files.find(names, ignored, ignored_folder))
-    where = ", ".join(names)
+    count = sum(1 for _ in photos(ignored))
+    where = ", ".join(config.photos)
     nothing = DataError(f"{where}: there are no photos. Expected photos or folders.")
-    if not count:
+    if not (count or videos):
         raise nothing
     predictor = _Predictor(config, photo_classifier)
-    photos = photo_files.find(names, collections.Counter(), ignored_folder)
-    with command_line.progress(count, "photo", "predict") as progress:
-        for batch in photo_batches.read(
-            photos,
-            photo_classifier.spec,
-            batch_size=min(config.batch_size, count),
-            resize_min=photo_classifier.resize_min,
-            white_level=photo_classifier.white_level,
-        ):
-            yield from predictor.predict(batch)
-            progress.update(len(batch.photos))
+    if count:
+        with command_line.progress(count, "photo", "predict") as progress:
+            for batch in photo_batches.read(
+                photos(collections.Counter()),
+                photo_classifier.spec,
+                batch_size=min(config.batch_size, count),
+                resize_min=photo_classifier.resize_min,
+                white_level=photo_classifier.white_level,
+            ):
+                yield from predictor.predict(batch)
+                progress.update(len(batch.photos))
     texts = [f"{number:,} {kind}" for kind, number in ignored.items()]
     if others := predictor.others:
         texts.append(f"{len(others):,} not a photo, the first: {others[0]}")
     if texts:
         command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
-    if len(others) == count:
+    if frames and videos:
+        with contextlib.closing(frames.resized(photo_classifier.resize_min)) as resized:
+            yield from video_predictions.predict(
+                resized, photo_classifier.spec, predictor.predict
+            )
+    elif len(others) == count:
         raise nothing
 
 

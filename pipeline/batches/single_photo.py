@@ -31,6 +31,16 @@ class NetworkInput:
                 pixels, spec.size_px, halving=True, square=square
             )
 
+        def crop_pixels(pixels: Any, window: Any) -> Any:
+            view = crop_and_resize.cut(pixels[None], window)
+            view = crop_and_resize.surround(view, window, fill) if fill else view
+            return crop_and_resize.resize_all(
+                view, spec.size_px, halving=True, square=square
+            )[0]
+
+        self._crop_pixels = tf.function(
+            crop_pixels, autograph=False, reduce_retracing=True
+        )
         self._crop = tf.function(crop, autograph=False).get_concrete_function(
             tf.TensorSpec([], tf.string),
             tf.TensorSpec([], tf.bool),
@@ -54,3 +64,9 @@ class NetworkInput:
             message = f"{stored.format.upper()} that TensorFlow does not decode"
             raise ImageError(Code.UNDECODABLE, message) from error
         return np.asarray(pixels, np.uint8)
+
+    def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the same of decoded pixels, uint8 [height, width, 3], RGB."""
+        sizes = np.array([pixels.shape[:2]], np.int64)
+        window = crop_and_resize.central_views(sizes, self.spec).windows[0]
+        return np.asarray(self._crop_pixels(tf.constant(pixels), tf.constant(window)))

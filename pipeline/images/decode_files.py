@@ -200,7 +200,7 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
         with (
             file_system.path(path).open("rb")
             if file_system.is_remote(path)
-            else open(path, "rb", opener=_open_regular)
+            else open(path, "rb", opener=open_regular)
         ) as file:
             size = file.seek(0, os.SEEK_END) if length is None else length
             if size > _MAX_FILE_BYTES:
@@ -213,7 +213,8 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
         raise ImageError(Code.UNREADABLE, message) from error
 
 
-def _open_regular(path: str, flags: int) -> int:
+def open_regular(path: str, flags: int) -> int:
+    """Open a regular file for the `opener` of open(); refuse pipes and devices."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -27,6 +27,21 @@ _LIBRARY_BYTES = 1 << 30
 _BYTES_PER_PIXEL = 32
 
 
+@contextlib.contextmanager
+def refusals(limit: str) -> Iterator[None]:
+    """Raise ImageError where a child process crashes, or takes longer than `limit`."""
+    try:
+        yield
+    except sandbox.OutOfTime as error:
+        message = f"takes longer than {limit}"
+        raise ImageError(Code.DECODER_TOO_SLOW, message) from error
+    except sandbox.Killed:
+        raise
+    except sandbox.ChildEnded as error:
+        message = "the decoder crashed on this file"
+        raise ImageError(Code.DECODER_CRASHED, message) from error
+
+
 class Decoders:
     """Processes that decode; several threads may use them at once."""
 
@@ -108,18 +123,10 @@ class Decoders:
 
     def _ask(self, data: bytes, num_taken: int) -> tuple[sandbox.Header, memoryview]:
         """Let one process decode, while `num_taken` are taken from other threads."""
-        try:
-            with self._taken(num_taken) as (child, *_):
-                child.send({}, data, timeout_s=self._timeout_s)
-                return child.receive()
-        except sandbox.OutOfTime as error:
-            message = f"takes longer than {self._timeout_s:g} s to decode"
-            raise ImageError(Code.DECODER_TOO_SLOW, message) from error
-        except sandbox.Killed:
-            raise
-        except sandbox.ChildEnded as error:
-            message = "the decoder crashed on this file"
-            raise ImageError(Code.DECODER_CRASHED, message) from error
+        limit = f"{self._timeout_s:g} s to decode"
+        with refusals(limit), self._taken(num_taken) as (child, *_):
+            child.send({}, data, timeout_s=self._timeout_s)
+            return child.receive()
 
     def close(self) -> None:
         """End the processes; photos that are being decoded count as crashed."""

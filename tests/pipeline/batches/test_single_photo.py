@@ -31,6 +31,16 @@ def test_a_photo_gives_the_pixels_that_its_record_gives(photos, tmp_path, resize
     assert not list(rows)
 
 
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("size", [(90, 60), (40, 61), (21, 20)])
+def test_pixels_give_what_a_photo_of_them_gives(resize, size):
+    network_input = single_photo.NetworkInput(dataclasses.replace(SPEC, resize=resize))
+    bgr = cv2.resize(drawn_photos.draw_photo("red", 1), size)
+    stored = record_image.encode_for_record(cv2.imencode(".png", bgr)[1].tobytes())
+    pixels = network_input.of_pixels(bgr[..., ::-1])
+    np.testing.assert_array_equal(pixels, network_input(stored))
+
+
 def test_an_image_that_tensorflow_refuses_is_an_image_error():
     stored = record_image.RecordImage(
         encoded=b"\xff\xd8\xff\xd9",

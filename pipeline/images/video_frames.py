@@ -1,0 +1,204 @@
+"""Decode frames of videos at regular times, in a child process that may crash or hang.
+
+Input: paths of videos. Output: upright frames with their times, shrunk as conversion
+shrinks photos. Decoding is ahead of the caller by a fixed number of frames, so memory
+does not grow with the length of a video.
+
+A request to the child names a video. Each answer is a frame, with its time and shape,
+or the last one: {"error": sentence, "kind": a Code of manifest_row}, or {}.
+"""
+
+import collections
+import concurrent.futures
+import math
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.images import (
+    decode_files,
+    file_headers,
+    isolated_decoder,
+    opencv,
+    photo_files,
+)
+from pipeline.records.manifest_row import Code, ImageError
+from pipeline.system import command_line, sandbox
+
+import cv2  # isort: skip # after the limits that opencv.py sets
+import numpy as np
+
+_ENDING = re.compile(
+    r".*\.(?:3gp|asf|avi|flv|m2ts|m4v|mkv|mov|mp4|mpe?g|mts|ogv|webm|wmv)",
+    re.DOTALL | re.IGNORECASE,
+)
+# FFmpeg opens no other file or address than the video itself.
+_OPTIONS = (
+    "protocol_whitelist;file|"
+    "format_whitelist;mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
+)
+_MAX_PIXELS = 1 << 26  # of a frame; 8K has half of that
+# For decoded frames that a codec keeps: 16 of 10 bits, in several threads.
+_BYTES_PER_PIXEL, _LIBRARY_BYTES = 64, 1 << 30
+_MAX_THREADS = 16
+_TIMEOUT_S = 60  # for each frame of the file, whether it is used or not
+_FRAMES_AHEAD = 64  # 1.4 MB each
+_ROUNDING_S = 1e-6
+_MIN_SHARE, _MISSING_S = 0.95, 1  # of the time that a header states
+
+
+def find(names: Sequence[str], *, in_folders: bool) -> list[str]:
+    """Return the videos, by their endings, among files, and on request in folders."""
+    paths = photo_files.find(names, collections.Counter()) if in_folders else names
+    return list(filter(_ENDING.fullmatch, paths))
+
+
+class Frame(NamedTuple):
+    """A frame of a video, or the problem that ends the video before its last frame."""
+
+    video: str
+    time_s: float = 0.0  # since the first frame
+    pixels: np.ndarray = np.zeros((0, 0, 3), np.uint8)  # [height, width, 3], RGB
+    problem: ImageError | None = None
+
+
+class VideoFrames:
+    """Frames of videos at multiples of a time: the first frame at or after each.
+
+    A frame that is the first after several times, as where the rate varies, comes once.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[str],
+        *,
+        every_s: float,
+        resize_min: int = file_headers.RESIZE_MIN,
+    ) -> None:
+        """Start to decode; frames have a short side of `resize_min` pixels, 0: any."""
+        self.videos = videos
+        self._settings: dict[str, Any] = {"every_s": every_s, "resize_min": resize_min}
+        self._child = sandbox.Child(
+            "pipeline.images.video_frames",
+            task="decode videos",
+            environment={"OPENCV_FFMPEG_CAPTURE_OPTIONS": _OPTIONS},
+        )
+        self._frames = (frame for video in videos for frame in self._decode(video))
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._waiting = collections.deque(map(self._submit, range(_FRAMES_AHEAD)))
+
+    def _submit(self, _: int = 0) -> "concurrent.futures.Future[Frame | None]":
+        return self._thread.submit(next, self._frames, None)
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self._waiting.popleft().result()) is not None:
+            self._waiting.append(self._submit())
+            yield frame
+
+    def _decode(self, video: str) -> Iterator[Frame]:
+        """Yield the frames of a video, and the problem that ends it, if any."""
+        request = {"video": video, **self._settings}
+        try:
+            with isolated_decoder.refusals(f"{_TIMEOUT_S} s to decode a frame"):
+                self._child.send(request, timeout_s=_TIMEOUT_S)
+                while "shape" in (answer := self._child.receive())[0]:
+                    header, data = answer
+                    pixels = np.frombuffer(data, np.uint8).reshape(header["shape"])
+                    yield Frame(video, header["time_s"], pixels)
+            if "error" in answer[0]:
+                raise ImageError(Code(answer[0]["kind"]), answer[0]["error"])
+        except sandbox.Killed as error:
+            raise sandbox.NotStarted(
+                f"{video}: the decoder was killed. This machine has too little memory. "
+                "Free memory and try again."
+            ) from error
+        except ImageError as error:
+            yield Frame(video, problem=error)
+
+    def resized(self, resize_min: int) -> "VideoFrames":
+        """Return the same frames with another short side; begin again if it differs."""
+        if resize_min == self._settings["resize_min"]:
+            return self
+        self.close()
+        return VideoFrames(self.videos, **self._settings | {"resize_min": resize_min})
+
+    def close(self) -> None:
+        """End the process."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._child.close()
+
+
+def main() -> None:
+    """Decode the videos that a parent process names, until that ends."""
+    opencv.use_one_thread()  # of its own; FFmpeg has others
+    sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * _MAX_PIXELS)
+
+    def answers(
+        request: sandbox.Header, _: bytes
+    ) -> Iterator[tuple[sandbox.Header, bytes | memoryview]]:
+        try:
+            for time_s, pixels in _frames(**request):
+                yield {"time_s": time_s, "shape": pixels.shape}, pixels.data.cast("B")
+            yield {}, b""
+        except ImageError as error:
+            yield {"error": str(error), "kind": error.kind}, b""
+        except (MemoryError, cv2.error):
+            text = "too large for this machine's memory"
+            yield {"error": text, "kind": Code.OUT_OF_MEMORY}, b""
+
+    sandbox.serve(answers)
+
+
+def _frames(
+    video: str, every_s: float, resize_min: int, timeout_s: float
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield times in seconds, and frames in RGB that OpenCV has turned upright."""
+    try:
+        file = open(video, "rb", opener=decode_files.open_regular)  # noqa: SIM115
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise ImageError(Code.UNREADABLE, message) from error
+    threads = min(command_line.available_cpus(), _MAX_THREADS)
+    # Not the file's name, which FFmpeg could take for an address or a pattern.
+    capture = cv2.VideoCapture(
+        f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
+    )
+
+    def fact(name: str) -> float:
+        return float(capture.get(getattr(cv2, f"CAP_PROP_{name}")))
+
+    if not capture.isOpened():
+        text = "not a video that FFmpeg decodes, cut off or damaged"
+        raise ImageError(Code.UNDECODABLE, text)
+    if fact("FRAME_WIDTH") * fact("FRAME_HEIGHT") > _MAX_PIXELS:
+        raise ImageError(Code.TOO_MANY_PIXELS, f"frames above {_MAX_PIXELS:,} pixels")
+    time_s, next_s, count = 0.0, 0.0, 0
+    while capture.grab():
+        count, time_s = count + 1, round(fact("POS_MSEC") / 1000, 6)
+        if time_s >= next_s - _ROUNDING_S:
+            done, pixels = capture.retrieve()
+            if not done:
+                raise ImageError(Code.UNDECODABLE, f"damaged at {time_s:.3f} s")
+            shape = fact("SAR_NUM") / (fact("SAR_DEN") or 1) or 1
+            shown = _square_pixels(pixels, min(max(shape, 0.1), 10), resize_min)
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may be busy
+            yield time_s, shown
+            next_s = (math.floor((time_s + _ROUNDING_S) / every_s) + 1) * every_s
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    # A header may state a longer sound, but then it does not count frames.
+    stated, stated_s = fact("FRAME_COUNT"), fact("FRAME_COUNT") / (fact("FPS") or 1)
+    is_short = time_s < min(_MIN_SHARE * stated_s, stated_s - _MISSING_S)
+    if not count or (is_short and count < _MIN_SHARE * stated):
+        text = f"ends at {time_s:.1f} s of {stated_s:.1f} s: cut off or damaged"
+        raise ImageError(Code.UNDECODABLE, text)
+
+
+def _square_pixels(pixels: Any, shape: float, resize_min: int) -> np.ndarray:
+    """Return a frame in RGB, shrunk as photos are; `shape` is a pixel's width."""
+    height, width = pixels.shape[0], pixels.shape[1] * shape
+    factor = min(1, (resize_min or math.inf) / min(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if size != pixels.shape[1::-1]:
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
