@@ -156,9 +156,10 @@ def test_no_two_modules_have_one_name():
 
 
 def test_opencv_decodes_in_one_place():
-    # The second one only draws.
+    # The first decodes photos, the second videos, and the third only draws.
     assert users_of("cv2") == {
         "pipeline/images/opencv.py",
+        "pipeline/images/video_frames.py",
         "pipeline/download/flower_drawing.py",
     }
 
