@@ -6,8 +6,14 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from pipeline.convert import conversion_notes, predefined_splits, record_files
+from pipeline.convert import (
+    conversion_notes,
+    label_corrections,
+    predefined_splits,
+    record_files,
+)
 from pipeline.convert.convert_settings import Config
+from pipeline.convert.label_corrections import Correction
 from pipeline.grouping import (
     duplicate_search,
     near_duplicates,
@@ -62,10 +68,13 @@ def convert(config: Config) -> Summary:
         photo_source.check_given(source)
     _check_output(directory, source)
     listed = photo_selection.read_list(config.leave_out)
+    corrections = label_corrections.read(config.corrections, source.class_names)
     with staging.staged(directory) as partial:
         previous = _read_previous(directory, source, config)
         info = _dataset_info(config, source, previous)
-        rows, findings = _select(config, source, previous, info, runner, listed)
+        rows, findings = _select(
+            config, source, previous, info, runner, (listed, corrections)
+        )
         written, obsolete = record_files.place(
             rows, source.class_names, config.shard_mb << 20, previous
         )
@@ -104,7 +113,7 @@ def _select(
     previous: PreviousDataset | None,
     info: DatasetInfo,
     runner: decode_source.Runner,
-    named_by_user: photo_selection.PhotoList,
+    named_by_user: tuple[photo_selection.PhotoList, list[Correction]],
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
@@ -125,7 +134,9 @@ def _select(
     rows = decode_source.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)
-    listed = photo_selection.find_listed(rows, named_by_user, previous)
+    photo_list, corrections = named_by_user
+    unfit = label_corrections.apply(rows, source, corrections, previous, directory)
+    listed = photo_selection.find_listed(rows, photo_list, previous)
     photo_selection.leave_out(rows, listed)
     photos = stored_photo.StoredPhotos(directory)
     similar = duplicate_search.search(
@@ -152,7 +163,8 @@ def _select(
     photo_selection.assign_splits(
         rows, groups, source.labels, seed=info.seed, shares=shares
     )
-    return rows, conversion_notes.lines(rows, groups, listed, contradicting, bridging)
+    lines = conversion_notes.lines(rows, groups, listed, contradicting, bridging)
+    return rows, [*unfit, *lines]
 
 
 def _dataset_info(

@@ -6,7 +6,7 @@ from pipeline.grouping import near_duplicates, photo_groups
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.grouping.photo_selection import Reasons
 from pipeline.records.manifest import SPLITS, Tally
-from pipeline.records.manifest_row import Row
+from pipeline.records.manifest_row import Code, Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import command_line
 
@@ -48,7 +48,12 @@ def lines(
         for row, key in zip(rows, groups.user_keys, strict=True)
         if row.is_included and key is not None
     ]
+    corrected = [index for index, row in enumerate(rows) if row.corrected_from]
+    code = Code.LEFT_OUT_BY_CORRECTION
+    left_out = [index for index, row in enumerate(rows) if code in row.codes]
     texts = [
+        (corrected, _counted("corrected labels", rows, corrected)),
+        (left_out, _counted("left out by corrections", rows, left_out)),
         (copies, _counted("exact copies", rows, sorted(copies))),
         (
             near,

@@ -26,7 +26,7 @@ class Config:
     )
     seed: int = _rules(
         0,
-        "Number that decides the random split into train, validation and test.",
+        "Number that decides the random split.",
         lower=0,
     )
     resize_min: int = _output(
@@ -52,8 +52,8 @@ class Config:
     )
     conflicts: str = _rules(
         "leave_out",
-        "What to do with a photo that is filed under several classes: leave_out skips "
-        "it, keep converts it in each class.",
+        "What to do with a photo in several classes: leave_out skips it, keep converts "
+        "it in each.",
         choices=("leave_out", "keep"),
     )
     leave_out: str = _rules(
@@ -61,6 +61,12 @@ class Config:
         "CSV file whose column path names photos to leave out, such as similar.csv of "
         "a run: photos that look like copies of training photos.",
         value="FILE",
+    )
+    corrections: str = _rules(
+        "",
+        "Comma-separated CSV files of corrected labels, as reports and pages of "
+        "pipeline.check save them: columns path and label (a class, or skip).",
+        value="FILES",
     )
     missing_classes: str = _rules(
         "refuse",

@@ -36,11 +36,8 @@ def read_list(list_file: str) -> PhotoList:
     if not list_file:
         return None
     path = Path(list_file)
-    (_, titles), *lines = text_lines.split_rows(path, text_lines.read(path))
-    if "path" not in titles:
-        raise DataError(f"{path}: expected a column path, found {', '.join(titles)}")
-    entries = (dict(zip(titles, fields, strict=True)) for _, fields in lines)
-    return path, {entry["path"]: entry for entry in entries}
+    table = text_lines.read_table(path, ["path"])
+    return path, {entry["path"]: entry for _, entry in table}
 
 
 def find_listed(
@@ -118,6 +115,11 @@ def check_classes(rows: Sequence[Row], source: Source) -> None:
     if not empty:
         return
     skipped = [row for row in rows if row.class_name == empty[0]]
+    if not skipped:
+        raise DataError(
+            f"{source.root}: class {empty[0]}: the corrections leave no photo in it. "
+            "Remove the class from the source, or leave a photo in it"
+        )
     example_of = {row.codes[0]: row for row in reversed(skipped)}
     code = statistics.mode(row.codes[0] for row in skipped)
     raise DataError(

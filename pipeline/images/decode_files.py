@@ -182,7 +182,8 @@ def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
     row, directory = task.previous, options.directory
     if not (row and directory and task.may_keep):
         return False
-    if (row.sha256, row.class_name) != (sha256, task.photo.class_name):
+    source_class = row.corrected_from or row.class_name
+    if (row.sha256, source_class) != (sha256, task.photo.class_name):
         return False
     try:
         encoded = stored_photo.StoredPhotos(directory).record(row).encoded

@@ -42,6 +42,7 @@ class Code(enum.StrEnum):
     # The photo is left out because of other photos.
     CONFLICTING_LABELS = "conflicting_labels"
     LEFT_OUT_BY_LIST = "left_out_by_list"
+    LEFT_OUT_BY_CORRECTION = "left_out_by_correction"
     BRIDGES_SPLITS = "bridges_splits"
     ALSO_IN_LATER_SPLIT = "also_in_later_split"
     GROUP_IN_LATER_SPLIT = "group_in_later_split"
@@ -87,6 +88,8 @@ class Row:
 
     path: str  # relative to the source folder, with "/"
     class_name: str  # "" for a file outside any class
+    # Class in the source, if the user has corrected it; "" is not written.
+    corrected_from: str = ""
     sha256: str  # of the source file; "" if it could not be read
     phash: str = ""  # perceptual hash, 16 hex digits; "" if not decoded
     source_bytes: int
@@ -123,12 +126,14 @@ class Row:
     def skipped(self, code: Code, reason: str) -> "Row":
         """Return the row of the same file without a record.
 
-        Hashes, group and split stay, so that a photo that comes back is recognised.
+        Hashes, group and split stay, so that a photo that comes back is recognised. So
+        does the code of the user's correction.
         """
+        corrected = {Code.LEFT_OUT_BY_CORRECTION}.intersection(self.codes) - {code}
         nothing: dict[str, Any] = {"format": "", "file": ""}
         nothing |= dict.fromkeys(("height", "width", "offset", "length"), 0)
         return dataclasses.replace(
-            self, action="skipped", codes=(code,), reason=reason, **nothing
+            self, action="skipped", codes=(code, *corrected), reason=reason, **nothing
         )
 
 
@@ -136,7 +141,9 @@ _GONE = {Code.REMOVED, Code.REPLACED}
 _FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 _INT_FIELDS = ("source_bytes", "height", "width", "orientation", "offset", "length")
 # Texts that many rows share: one string for all of them saves half of the memory.
-_SHARED_FIELDS = ("class_name", "format", "action", "reason", "split", "file")
+_SHARED_FIELDS = (
+    *("class_name", "corrected_from", "format", "action", "reason", "split", "file"),
+)
 # Types of a row's values, without and with a fold.
 _ROW_KINDS = {
     tuple(
@@ -160,7 +167,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 def to_line(row: Row, leave_out: tuple[str, ...] = ()) -> str:
     """Return the line of manifest.jsonl for a row, without some of the keys."""
     values = dict(zip(_FIELDS, _values(row), strict=True))
-    for name in leave_out:
+    for name in leave_out if row.corrected_from else (*leave_out, "corrected_from"):
         del values[name]
     return _encode(values) + "\n"
 
@@ -183,7 +190,8 @@ def from_line(line: str) -> Row:
     if tuple(map(type, _values(row))) not in _ROW_KINDS:
         raise ValueError("a value has the wrong type")
     # Refuses lone surrogates.
-    os.fsencode("".join((row.path, row.class_name, row.file, row.reason, *row.codes)))
+    names = row.path, row.class_name, row.corrected_from, row.file, row.reason
+    os.fsencode("".join((*names, *row.codes)))
     texts = row.sha256, row.group, row.phash, row.action, row.format, row.split
     if not _TEXTS.fullmatch(" ".join(texts)):
         raise ValueError(f"sha256, group, phash, action, format or split: {texts}")

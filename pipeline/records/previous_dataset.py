@@ -111,7 +111,8 @@ class PreviousDataset:
         present = {row.sha256 for row in rows}
         removed = []
         for row in self.manifest.rows:
-            if not row.group or row.sha256 in present:
+            is_left_out = Code.LEFT_OUT_BY_CORRECTION in row.codes
+            if not (row.group or is_left_out) or row.sha256 in present:
                 continue
             if row.path not in paths:
                 removed.append(row.skipped(Code.REMOVED, "gone from the source"))

@@ -83,6 +83,19 @@ def _decode(data: bytes, path: Path) -> tuple[str, str]:
     )
 
 
+def read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return line number and {title: field} of the rows of a CSV file.
+
+    It has the columns `needed`, once each; other columns are allowed.
+    """
+    (_, titles), *rows = split_rows(path, read(path))
+    for name in needed:
+        if titles.count(name) != 1:
+            found = ", ".join(titles)[:200]
+            raise DataError(f"{path}: expected one column {name}, found {found}")
+    return [(line, dict(zip(titles, fields, strict=True))) for line, fields in rows]
+
+
 def split_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Return line number and fields of the rows of a CSV file with these lines.
 
