@@ -29,9 +29,9 @@ def main(typed: dict[str, Any]) -> None:
     from model.training import (
         learning_rate_finder,
         plan_estimate,
-        repeated_runs,
         train_run,
     )
+    from model.training.repeats import repeated_runs
 
     rank, num_processes = distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
     if run_dir:
@@ -63,7 +63,8 @@ def main(typed: dict[str, Any]) -> None:
 def report(directory: Path, rank: int) -> None:
     """Print the folder of a run and its best epoch, in the chief process alone."""
     from model.runs import finished_run, run_folder
-    from model.training import repeated_runs, train_run
+    from model.training import train_run
+    from model.training.repeats import repeated_runs
 
     if repeated_runs.is_repeated(directory):
         command_line.say(f"runs: {run_folder.shown(directory)}")

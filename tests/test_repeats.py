@@ -13,17 +13,19 @@ import pytest
 import evaluate
 from model.checkpoints import errors
 from model.evaluation import evaluation_settings
+from model.evaluation.predictions import Predictions
 from model.loop import metrics, optimization, training_loop
 from model.reports import report_facts
 from model.runs import finished_run, run_folder
 from model.training import (
     learning_rate_finder,
     plan_estimate,
-    repeated_runs,
     settings,
     train_run,
     training_session,
 )
+from model.training.repeats import repeated_runs
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError, UsageError
 from tests.support import networks, stopped_trainings
@@ -59,7 +61,13 @@ def test_folds_test_each_photo_once(tiny_config, found, tmp_path, capsys):
     assert summary["mean"] == pytest.approx(np.mean(accuracies))
     assert summary["standard_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
     assert summary["all_photos"]["num_examples"] == len(tested)
-    assert f"each of {len(tested)} photos tested once" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"each of {len(tested)} photos tested once" in out
+    doubts = content(directory, "evaluation/doubts.json")
+    assert doubts["num_examples"] == len(tested)
+    assert doubts["source"].endswith("the runs of 3 folds")
+    assert err.count("doubtful") == 1  # no fold has doubts of its own
+    assert not (directory / "fold-0" / "evaluation" / "doubts.csv").exists()
     # Features do not depend on the split, so that all folds share them.
     assert len(list((directory.parent / "cache").iterdir())) == 1
     # Each is a run that evaluate.py takes, even after another conversion.
@@ -359,15 +367,25 @@ def test_the_age_of_the_process_is_plausible():
 
 
 def test_the_summary_of_folds_by_hand():
-    figures = {
-        "fold-0": {"accuracy": 0.5, "num_examples": 10, "effective_examples": 5},
-        "fold-1": {"accuracy": 0.75, "num_examples": 4, "effective_examples": 2},
-    }
-    summary = repeated_runs.summarise(figures, folds=True)
+    kind = {"class_name": "a", "source_bytes": 1, "action": "copied"}
+
+    def predicted(hits, total):
+        logits = np.eye(2)[(np.arange(total) >= hits).astype(int)]
+        return Predictions(
+            rows=[Row(path="", sha256=f"{hits} {n}", **kind) for n in range(total)],
+            labels=np.zeros(total, np.int64),
+            logits=logits.astype(np.float32),
+            class_names=("a", "b"),
+        )
+
+    parts = {"fold-0": predicted(5, 10), "fold-1": predicted(3, 4)}
+    summary = repeated_runs.summarise(parts, folds=True)
+    assert summary["accuracy"] == {"fold-0": 0.5, "fold-1": 0.75}
     assert summary["mean"] == 0.625
     assert summary["standard_deviation"] == pytest.approx(0.125 * 2**0.5)
+    assert summary["all_photos"]["num_examples"] == 14
     assert summary["all_photos"]["accuracy"] == pytest.approx(8 / 14)
-    interval = list(metrics.wilson_interval(4, 7))
+    interval = list(metrics.wilson_interval(8, 14))  # the folds differ as by chance
     assert summary["all_photos"]["accuracy_ci95"] == pytest.approx(interval)
     text = repeated_runs.as_text(summary)
     assert text.splitlines()[-1].startswith("each of 14 photos")

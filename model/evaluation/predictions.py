@@ -1,7 +1,7 @@
 """Hold the predictions for every photo of a split, and compute their figures."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Predictions:
     class_names: Sequence[str]  # in label order
     temperature: float = 1.0  # divisor of the logits that calibrates probabilities
     tta: str = "none"  # or "flip" or "ten_crop"
+    # Name of the run that predicted each photo, str [num_examples]; None for one run.
+    folds: np.ndarray | None = None
     # Photos whose inputs of the final layer were recorded, for their central crops:
     # int64 [num_features], float32 [num_features, size].
     feature_examples: Sequence[int] | np.ndarray = ()
@@ -37,6 +39,14 @@ class Predictions:
         """The group of each photo, str [num_examples]; a single photo has its own."""
         return np.array([row.group or row.sha256 for row in self.rows])
 
+    @property
+    def effective_examples(self) -> float:
+        """The number of independent photos that these photos are worth."""
+        correct = self.predicted == self.labels
+        if self.folds is None:
+            return metrics.effective_number(correct, self.groups)
+        return metrics.effective_in_folds(correct, self.groups, self.folds)
+
     def probabilities(self) -> np.ndarray:
         """Return calibrated probabilities, float64 [num_examples, num_classes]."""
         return np.exp(metrics.log_softmax(self.logits / self.temperature))
@@ -51,9 +61,11 @@ class Predictions:
         return {
             "num_examples": total,
             "num_groups": len(set(self.groups)),
-            "effective_examples": metrics.effective_number(correct, self.groups),
+            "effective_examples": self.effective_examples,
             "accuracy": float(correct.mean()),
-            "accuracy_ci95": metrics.accuracy_interval(correct, self.groups),
+            "accuracy_ci95": metrics.accuracy_interval(
+                correct, self.groups, self.folds
+            ),
             "balanced_accuracy": metrics.mean_over_classes(per_class, "recall"),
             "macro_f1": metrics.mean_over_classes(per_class, "f1"),
             "top5_accuracy": metrics.top_k_accuracy(logits, labels, 5),
@@ -101,3 +113,21 @@ class Predictions:
         """Write the arrays of every photo as .npz."""
         with path.open("wb") as file:
             np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]
+
+
+def pool(parts: Mapping[str, Predictions]) -> Predictions:
+    """Return the predictions of several runs, by name, each for other photos.
+
+    Their classes are the same. The logits are divided by each run's own temperature.
+    """
+    first, *_ = parts.values()
+    return dataclasses.replace(
+        first,
+        rows=[row for part in parts.values() for row in part.rows],
+        labels=np.concatenate([part.labels for part in parts.values()]),
+        logits=np.concatenate([p.logits / p.temperature for p in parts.values()]),
+        temperature=1.0,
+        folds=np.repeat([*parts], [len(part.rows) for part in parts.values()]),
+        feature_examples=(),
+        features=None,
+    )

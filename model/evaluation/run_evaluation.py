@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import label_errors, split_evaluation, stored_logits
+from model.evaluation import split_evaluation, stored_logits
 from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.held_out import label_errors
 from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
@@ -25,7 +26,7 @@ class RunEvaluation:
     data: EvaluationData
     model: Any  # keras.Model, image -> logits
     predictions: Predictions
-    unseen: label_errors.UnseenPhotos  # in which label errors are found
+    doubts: list[dict[str, Any]]  # all photos of label_errors.figures
     figures: dict[str, Any]  # content of the .json
     path: Path  # of the .json
 
@@ -83,12 +84,12 @@ def evaluate_run(
     with file_system.replacing(path.with_suffix(".npz")) as partial:
         predictions.save(partial)
     seen_photos = run.seen_photos()
-    unseen = label_errors.unseen_photos(run, records, predictions, seen_photos)
+    doubts = label_errors.of_run(run, records, predictions, seen_photos)
     figures = {
         "run": run.directory.name,
         "split": split,
         **predictions.figures(),
-        "label_doubts": unseen.figures(predictions.class_names),
+        "label_doubts": label_errors.listed(doubts),
         "photos_seen": len(seen_photos & data.sha256),
         "near_copies": _near_copies(run, data),
         "data": {"path": data.source, "manifest_digest": records.digest},
@@ -105,7 +106,7 @@ def evaluate_run(
         data=data,
         model=model,
         predictions=predictions,
-        unseen=unseen,
+        doubts=doubts["photos"],
         figures=figures,
         path=path,
     )

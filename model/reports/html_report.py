@@ -26,6 +26,7 @@ from pipeline.review import photo_review
 from pipeline.system import command_line, file_system, html_templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_MAX_HEAT_MAPS = 24  # of the photos of a section
 
 
 def write(evaluation: run_evaluation.RunEvaluation, command: str) -> Path:
@@ -70,17 +71,21 @@ def _review(records: manifest.Manifest) -> photo_review.PhotoReview:
 def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     """Return the photos of the page, with thumbnails and heat maps."""
     cards = report_photos.photo_cards(evaluation)
-    card_of: dict[str, report_photos.PhotoCard] = {}  # the first one of each photo
-    for card in itertools.chain(*cards.values()):
-        card_of.setdefault(card.row.sha256, card)
+    # The first card of each photo that has a heat map: many would take long.
+    explained: dict[str, report_photos.PhotoCard] = {}
+    for card in itertools.chain(*(c[:_MAX_HEAT_MAPS] for c in cards.values())):
+        explained.setdefault(card.row.sha256, card)
     thumbnails = photo_thumbnails.Thumbnails(evaluation.data.records)
-    rows = [card.row for card in card_of.values()]
-    labels = [card.label for card in card_of.values()]
-    thumbnails.add(rows, large=True)
+    shown = itertools.chain(*cards.values())
+    thumbnails.add((card.row for card in shown), large=True)
     near_copies = report_photos.near_copies(evaluation)
     thumbnails.add((row for *pair, _ in near_copies for row in pair), large=True)
     heat_maps = photo_thumbnails.heat_maps(
-        evaluation.model, evaluation.data.records, rows, labels, evaluation.run.spec
+        evaluation.model,
+        evaluation.data.records,
+        [card.row for card in explained.values()],
+        [card.label for card in explained.values()],
+        evaluation.run.spec,
     )
     matrix = report_tables.class_matrix(evaluation.figures["confusion_matrix"])
     cells = report_photos.cell_photos(evaluation.predictions, matrix, thumbnails)

@@ -71,11 +71,11 @@ class FinishedRun:
         for number, line in enumerate(_read(path).splitlines(), start=1):
             try:
                 values = json.loads(line)
-                _expect("epoch", values["epoch"], int)
+                expect("epoch", values["epoch"], int)
                 for name in _FIGURES:
-                    float(_expect(name, values[name], float, int))  # may be too large
+                    float(expect(name, values[name], float, int))  # may be too large
                 if "l2" in values:
-                    float(_expect("l2", values["l2"], float))
+                    float(expect("l2", values["l2"], float))
                 results.append(values)
             except _JSON_FAULTS as error:
                 raise _damaged(f"{path} line {number}", error) from error
@@ -105,7 +105,7 @@ class FinishedRun:
         """Number above 0 that logits are divided by for calibrated probabilities."""
 
         def check(content: Any) -> float:
-            value = float(_expect("temperature", content["temperature"], float, int))
+            value = float(expect("temperature", content["temperature"], float, int))
             if not 0 < value < math.inf:
                 raise ValueError(f"temperature: expected above 0, found {value}")
             if content.get("run", self._identity) != self._identity:
@@ -121,9 +121,9 @@ class FinishedRun:
         def check(content: Any) -> dict[str, Any]:
             for photo in content["photos"]:
                 for name, kind in _NEAR_COPY.items():
-                    _expect(name, photo[name], kind)
+                    expect(name, photo[name], kind)
             for name in ("chance", "num_training", "num_training_in_all"):
-                _expect(name, content[name], float, int)
+                expect(name, content[name], float, int)
             return dict(content)
 
         return dict(read_json(path, check)) if path.exists() else {}
@@ -271,12 +271,12 @@ def _read_config(directory: Path) -> dict[str, Any]:
     def check(content: Any) -> dict[str, Any]:
         for name, kind in _TYPES.items():
             if name == "network" or name in content:
-                _expect(name, content[name], kind)
+                expect(name, content[name], kind)
         data = content["data"]
-        _expect("data.path", data["path"], str)
-        _expect("data.manifest_digest", data["manifest_digest"], str)
+        expect("data.path", data["path"], str)
+        expect("data.manifest_digest", data["manifest_digest"], str)
         for name in ("resize_min", "white_level"):
-            if _expect(f"data.{name}", data.get(name, 0), int) < 0:
+            if expect(f"data.{name}", data.get(name, 0), int) < 0:
                 raise ValueError(f"data.{name}: expected 0 or more")
         names = _names("data.class_names", data["class_names"])
         text = "".join(f"{name}\n" for name in names)
@@ -312,7 +312,7 @@ def _damaged(where: object, error: Exception, advice: str = "Train again.") -> R
     return RunError(f"{where}: damaged ({what:.200}). {advice}")
 
 
-def _expect(name: str, value: Any, *kinds: type) -> Any:
+def expect(name: str, value: Any, *kinds: type) -> Any:
     """Return a value if its type is one of `kinds`: a bool is no int."""
     if type(value) not in kinds:
         raise ValueError(f"{name}: expected {kinds[0].__name__}, found {value!r:.40}")
@@ -321,7 +321,7 @@ def _expect(name: str, value: Any, *kinds: type) -> Any:
 
 def _names(name: str, values: Any) -> list[str]:
     """Return a list of different texts, none of them empty."""
-    texts = [str(_expect(name, text, str)) for text in _expect(name, values, list)]
+    texts = [str(expect(name, text, str)) for text in expect(name, values, list)]
     if "" in texts or len(set(texts)) < len(texts):
         raise ValueError(f"{name}: expected different names")
     return texts

@@ -16,7 +16,8 @@ runs/20260101-120000-alexnet/
     similar.csv        held-out photos that look like copies of training photos
     similar.json       the same, with the threshold of their similarity
     comparison.json    networks of which this was the best, if there were several
-    evaluation/        written by evaluate.py
+    evaluation/        doubts.csv and doubts.json: labels that may be wrong; the other
+                       files are written by evaluate.py
 runs/latest            -> the newest run folder
 """
 
@@ -146,6 +147,12 @@ def _whole(directory: Path) -> Path:
 def is_run(directory: Path) -> bool:
     """Return whether a folder is a run, or holds the runs of --seeds or --folds."""
     return any((directory / name).exists() for name in (CONFIG_NAME, REPEATS))
+
+
+def is_fold(directory: Path) -> bool:
+    """Return whether a run is one of several folds."""
+    is_part = (directory.absolute().parent / REPEATS).exists()
+    return is_part and directory.name.startswith("fold-")
 
 
 def check_records(

@@ -9,7 +9,7 @@ features of 1,127 flowers, in five folds, 90.9 instead of 91.6 % were right.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,6 +34,119 @@ USUAL_ITERATIONS = 25  # for one penalty
 CHUNK = 8192  # views of photos in one call of TensorFlow
 
 
+class LinearLayer:
+    """A linear layer on the features of photos, which are scaled for it.
+
+    Attributes:
+        solution: Kernel, then bias, for scaled features: float64 [num_features + 1,
+            num_classes]. The next search starts there.
+    """
+
+    def __init__(
+        self, chunks: Sequence[tuple[Any, Any]], loss: losses.Loss, num_classes: int
+    ) -> None:
+        """Scale the features; chunks have those of some photos, and their labels."""
+        features = np.concatenate([np.asarray(x) for x, _ in chunks])
+        if not np.isfinite(features).all():
+            raise training_loop.NonFiniteLoss(
+                "The frozen layers give features that are infinite or NaN. Try "
+                "--precision=float32, or other weights."
+            )
+        self._loss = loss
+        self._mean = features.mean(0, np.float64)
+        deviation = math.sqrt(features.var(0, dtype=np.float64).mean())
+        self._scale = 1 / max(deviation, _LEAST_DEVIATION)
+        mean, scale = np.float32(self._mean), np.float32(self._scale)
+        self._chunks = [((x - mean) * scale, y) for x, y in chunks]
+        self._weights = np.ones(len(features), np.float32)
+        self.solution = np.zeros((len(self._mean) + 1, num_classes))
+        self._sums = tf.function(self._sums_of_chunk, autograph=False)
+
+    def solve(
+        self,
+        penalty: float,
+        *,
+        weights: np.ndarray | None = None,
+        tolerance: float = 1e-7,
+    ) -> int:
+        """Find the solution for an L2 penalty; return the number of iterations.
+
+        `weights` are those of the photos in the mean loss, float32 [num_photos].
+        """
+        penalties = np.full_like(self.solution, penalty)
+        penalties[-1] = 0  # of the bias
+
+        def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+            solution = values.reshape(penalties.shape)
+            loss, gradient, _ = self.evaluate(solution, weights)
+            loss += 0.5 * float((penalties * solution**2).sum())
+            return loss, (gradient + penalties * solution).ravel()
+
+        result = scipy.optimize.minimize(
+            objective,
+            self.solution.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": _MAX_ITERATIONS, "ftol": tolerance, "gtol": 1e-5},
+        )
+        self.solution = result.x.reshape(penalties.shape)
+        return int(result.nit)
+
+    def evaluate(
+        self, solution: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray, float]:
+        """Return the mean loss of a solution, its gradient and the share of hits."""
+        if weights is None:
+            weights = self._weights
+        kernel, bias = map(tf.constant, np.split(np.float32(solution), [-1]))
+        ends = np.cumsum([len(labels) for _, labels in self._chunks])
+        parts = np.split(weights, ends[:-1])
+        sums = [
+            self._sums(*chunk, tf.constant(part), kernel, bias[0])
+            for chunk, part in zip(self._chunks, parts, strict=True)
+        ]
+        loss, of_kernel, of_bias, hits = (
+            np.sum([np.float64(tensor) for tensor in tensors], axis=0) / weights.sum()
+            for tensors in zip(*sums, strict=True)
+        )
+        return float(loss), np.vstack([of_kernel, of_bias]), float(hits)
+
+    def _sums_of_chunk(
+        self, features: Any, labels: Any, weights: Any, kernel: Any, bias: Any
+    ) -> tuple[Any, ...]:
+        """Return the sums of losses, of the gradients of both, and of hits."""
+        with tf.GradientTape() as tape:
+            tape.watch((kernel, bias))
+            logits = features @ kernel + bias
+            losses_of_photos = self._loss.per_example(logits, labels) * weights
+        gradients = tape.gradient(losses_of_photos, (kernel, bias))
+        hits = weights * tf.cast(
+            tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32
+        )
+        loss = tf.reduce_sum(tf.cast(losses_of_photos, tf.float64))
+        return loss, *gradients, tf.reduce_sum(tf.cast(hits, tf.float64))
+
+    def logits(self) -> np.ndarray:
+        """Return the logits of all photos, float32 [num_photos, num_classes]."""
+        kernel, bias = np.split(np.float32(self.solution), [-1])
+        return np.concatenate([np.asarray(x @ kernel) for x, _ in self._chunks]) + bias
+
+    def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return kernel and bias for features that are not scaled."""
+        kernel = self.solution[:-1] * self._scale
+        return kernel, self.solution[-1] - self._mean @ kernel
+
+
+def head_inputs(
+    model: Any, batches: Iterable[training_loop.Batch]
+) -> list[tuple[Any, Any]]:
+    """Return what the head of a model sees of batches of the model's inputs."""
+    names = {layer.name for layer in model.layers}
+    first = head.HIDDEN_LAYER if head.HIDDEN_LAYER in names else head.FINAL_LAYER
+    below = keras.Model(model.input, model.get_layer(first).input)
+    return [(below(inputs, training=False), labels) for inputs, labels in batches]
+
+
 class HeadSolver(training_loop.TrainingLoop):
     """Solve the final layer, the only one with weights, for one penalty after another.
 
@@ -54,28 +167,13 @@ class HeadSolver(training_loop.TrainingLoop):
     ) -> None:
         """Scale the features; `options` are those of TrainingLoop."""
         super().__init__(model, source, **options)
-        self._loss, self._process_group = loss, process_group
+        self._process_group = process_group
         self._layer = model.get_layer(head.FINAL_LAYER)
         # Of the last penalty: mean training loss, share of hits, iterations, seconds.
         self._solved = np.zeros(4)
         self._gain = math.inf  # its decrease of the validation loss
-        below = keras.Model(model.input, self._layer.input)
-        chunks = [(below(x), y) for x, y in source.all_views(CHUNK)]
-        features = np.concatenate([x.numpy() for x, _ in chunks])
-        if not np.isfinite(features).all():
-            raise training_loop.NonFiniteLoss(
-                "The frozen layers give features that are infinite or NaN. Try "
-                "--precision=float32, or other weights."
-            )
-        self._num_views = len(features)
-        self._mean = features.mean(0, np.float64)
-        deviation = math.sqrt(features.var(0, dtype=np.float64).mean())
-        self._scale = 1 / max(deviation, _LEAST_DEVIATION)
-        mean, scale = np.float32(self._mean), np.float32(self._scale)
-        self._chunks = [((x - mean) * scale, y) for x, y in chunks]
-        # Kernel and bias for these features, where the next penalty starts.
-        self._solution = np.zeros((len(self._mean) + 1, self._layer.units))
-        self._sums = tf.function(self._sums_of_chunk, autograph=False)
+        chunks = head_inputs(model, source.all_views(CHUNK))
+        self._linear = LinearLayer(chunks, loss, self._layer.units)
 
     @property
     def done(self) -> bool:
@@ -93,63 +191,22 @@ class HeadSolver(training_loop.TrainingLoop):
         """Solve for the next penalty, and yield the number of training photos."""
         if not self.photos_in_epoch:  # else a resumed training has solved it
             started_s = time.perf_counter()
-            penalty = np.full_like(self._solution, PENALTIES[self.epoch])
-            penalty[-1] = 0  # of the bias
-
-            def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
-                solution = values.reshape(penalty.shape)
-                loss, gradient, _ = self._evaluate(solution)
-                loss += 0.5 * float((penalty * solution**2).sum())
-                return loss, (gradient + penalty * solution).ravel()
-
-            result = scipy.optimize.minimize(
-                objective,
-                self._solution.ravel(),
-                jac=True,
-                method="L-BFGS-B",
-                options={"maxiter": _MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-5},
-            )
-            self._solution = self._process_group.of_chief(
-                result.x.reshape(penalty.shape)
-            )
+            iterations = self._linear.solve(PENALTIES[self.epoch])
+            solution = self._process_group.of_chief(self._linear.solution)
+            self._linear.solution = solution
             self._assign()
-            loss, _, hits = self._evaluate(self._solution)
+            loss, _, hits = self._linear.evaluate(solution)
             seconds = time.perf_counter() - started_s
-            self._solved = np.array([loss, hits, result.nit, seconds])
+            self._solved = np.array([loss, hits, iterations, seconds])
             self.photos_in_epoch = self.source.num_training
         yield self.photos_in_epoch
 
-    def _evaluate(self, solution: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """Return the mean loss, its gradient and the share of hits.
-
-        `solution` is float64 [num_features + 1, num_classes]: kernel, then bias.
-        """
-        kernel, bias = map(tf.constant, np.split(np.float32(solution), [-1]))
-        sums = [self._sums(*chunk, kernel, bias[0]) for chunk in self._chunks]
-        loss, of_kernel, of_bias, hits = (
-            np.sum([np.float64(tensor) for tensor in tensors], axis=0) / self._num_views
-            for tensors in zip(*sums, strict=True)
-        )
-        return float(loss), np.vstack([of_kernel, of_bias]), float(hits)
-
-    def _sums_of_chunk(
-        self, features: Any, labels: Any, kernel: Any, bias: Any
-    ) -> tuple[Any, ...]:
-        """Return the sums of losses, of the gradients of both, and of hits."""
-        with tf.GradientTape() as tape:
-            tape.watch((kernel, bias))
-            logits = features @ kernel + bias
-            losses_of_photos = self._loss.per_example(logits, labels)
-        gradients = tape.gradient(losses_of_photos, (kernel, bias))
-        hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
-        loss = tf.reduce_sum(tf.cast(losses_of_photos, tf.float64))
-        return loss, *gradients, tf.reduce_sum(tf.cast(hits, tf.float64))
-
     def _assign(self) -> None:
         """Set the layer to the solution, for features that are not scaled."""
-        kernel = self._solution[:-1] * self._scale
-        self._layer.kernel.assign(kernel)
-        self._layer.bias.assign(self._solution[-1] - self._mean @ kernel)
+        for variable, value in zip(
+            (self._layer.kernel, self._layer.bias), self._linear.unscaled(), strict=True
+        ):
+            variable.assign(value)
 
     def validate(self) -> training_loop.EpochResult:
         """Validate the solution, and keep the weights if they are the best."""
@@ -163,12 +220,12 @@ class HeadSolver(training_loop.TrainingLoop):
     def state(self) -> dict[str, np.ndarray]:
         """Return all that a resumed training needs besides the weights."""
         counts = np.array([self.epoch, self.photos_in_epoch], np.int64)
-        results = {"solution": self._solution, "solved": self._solved}
+        results = {"solution": self._linear.solution, "solved": self._solved}
         return {"counts": counts, **results, "gain": np.array(self._gain)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from a result of `state`; KeyError or ValueError for others."""
         self.epoch, self.photos_in_epoch = map(int, state["counts"])
-        self._solution = state["solution"].reshape(self._solution.shape)
+        self._linear.solution = state["solution"].reshape(self._linear.solution.shape)
         self._solved = state["solved"].reshape(4)
         self._gain = float(state.get("gain", math.inf))  # older snapshots have none

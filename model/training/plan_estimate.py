@@ -18,13 +18,13 @@ from model.loop.inputs import feature_cache, training_data
 from model.runs import run_folder
 from model.training import (
     head_solver,
-    repeated_runs,
     settings,
     staged_training,
     stages,
     train_run,
     trunk_and_tail,
 )
+from model.training.repeats import repeated_runs
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 from pipeline.system import command_line

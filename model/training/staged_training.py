@@ -51,7 +51,7 @@ class StagedTraining:
         self.best = training_loop.BestWeights()
         self.results: list[EpochResult] = []
         self.has_begun = False  # whether `state` can be called
-        self._records = records
+        self.records = records
         self._steps_before = 0  # of earlier stages
         self._trained: set[str] = set()  # variables that have trained in any stage
 
@@ -129,12 +129,12 @@ class StagedTraining:
         """Return all that a stage's cached features depend on."""
         plan, setup = stage.plan, self.setup
         return cache_key.describe(
-            trunk, plan.trunk_output, plan.spec, setup.precision, self._records
+            trunk, plan.trunk_output, plan.spec, setup.precision, self.records
         )
 
     def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:
         features = training_data.compute_features(
-            self._records,
+            self.records,
             self._trunk,
             stage.plan.spec,
             stage.config.num_views,
@@ -143,7 +143,7 @@ class StagedTraining:
         )
         self._list_near_copies(stage, features)
         return training_data.CachedFeatures(
-            self._records,
+            self.records,
             features,
             num_views=stage.config.num_views,
             batch_size=stage.config.batch_size,
@@ -160,7 +160,7 @@ class StagedTraining:
         if path.exists() or not is_run or not self.folder.writes:
             return
         spec = stage.plan.spec
-        result = near_copies.search(self._records, features, self._trunk, spec)
+        result = near_copies.search(self.records, features, self._trunk, spec)
         if not result:
             return
         self.folder.write_near_copies(result)
@@ -178,7 +178,7 @@ class StagedTraining:
     def photos(self, stage: stages.Stage) -> training_loop.Source:
         """Return the photos of a stage that trains without cached features."""
         return training_data.Photos(
-            self._records,
+            self.records,
             stage.plan.spec,
             batch_size=stage.config.batch_size,
             seed=stage.plan.seed,
@@ -209,7 +209,7 @@ class StagedTraining:
         return losses.from_settings(stage.config.learning, counts)
 
     def _labels(self, split: str) -> np.ndarray:
-        labels, rows = self._records.labels, self._records.included(split)
+        labels, rows = self.records.labels, self.records.included(split)
         return np.array([labels[row.class_name] for row in rows])
 
     @property
@@ -245,7 +245,7 @@ class StagedTraining:
     def draw_first_batch(self, path: Path) -> np.ndarray:
         """Draw the photos of the stage's first batch; return the picture, uint8."""
         images, labels = self.training.source.first_batch(self.stage.plan.spec)
-        return pictures.draw_grid(images, labels, self._records.class_names, path)
+        return pictures.draw_grid(images, labels, self.records.class_names, path)
 
     def write_epoch(self, board: tensorboard_log.Board) -> None:
         """Write the last epoch for TensorBoard."""

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model.loop import distributed, training_loop
 from model.runs import pictures, run_folder, snapshots, tensorboard_log
 from model.training import settings, staged_training
+from model.training.repeats import out_of_fold
 from pipeline.system import command_line, file_system
 
 # Seconds between two writings of the best model so far.
@@ -88,6 +91,7 @@ class TrainingSession:
                     if self._bar:
                         self._bar.close()
                     self._write()
+                self._find_doubts()
         except command_line.Stopped as stopped:
             if stopped.in_order and all(n.has_begun for n in self._networks):
                 self._snapshot()
@@ -239,6 +243,17 @@ class TrainingSession:
         if results and self._is_chief:
             with file_system.replacing(self._directory / "curves.png") as partial:
                 pictures.draw_curves(results, partial)
+
+    def _find_doubts(self) -> None:
+        """Find doubtful labels of all photos, which ends a training.
+
+        Folds have those of all their runs together, so a fold alone has none.
+        """
+        network = self._networks[0]
+        if self._is_chief and not run_folder.is_fold(self._directory):
+            out_of_fold.write_doubts(network)
+        # Otherwise the chief's TensorFlow would fail when the other processes leave.
+        network.setup.process_group.of_chief(np.zeros(1, np.float32))
 
     def _leave(self) -> None:
         """Say how to continue a stopped training; remove empty run folders."""

@@ -109,6 +109,11 @@ class CachedFeatures:
         views = np.repeat(np.arange(self._num_views), len(self._train))
         return self._batches(rows, views, size)
 
+    def central_views(self, size: int) -> Iterator[training_loop.Batch]:
+        """Yield each photo of all splits in its central view, in batches of `size`."""
+        rows = np.arange(len(self._labels))
+        return self._batches(rows, np.zeros_like(rows), size)
+
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central view."""
         views = np.zeros(len(self._validation), np.int64)

@@ -133,6 +133,36 @@ class TestGroups:
             covered += low <= accuracy <= high
         assert 0.93 <= covered / 1000 <= 0.97
 
+    @pytest.mark.parametrize("num_folds", [5, 10])
+    @pytest.mark.parametrize("deviation", [0, 0.02, 0.05])
+    def test_intervals_of_folds_cover_the_accuracy_of_networks_that_differ(
+        self, num_folds, deviation
+    ):
+        random, covered = np.random.default_rng(0), 0
+        folds = np.arange(1000) % num_folds
+        for _ in range(1000):
+            chances = random.normal(0.8, deviation, num_folds).clip(0, 1)
+            correct = random.random(1000) < chances[folds]
+            low, high = metrics.accuracy_interval(correct, np.arange(1000), folds)
+            covered += low <= 0.8 <= high
+        assert 0.93 <= covered / 1000 <= 0.985
+
+    def test_folds_by_hand(self):
+        """Variance of the folds over that of chance, and t over the normal quantile."""
+        correct = np.repeat([1, 0, 1, 0], [8, 2, 4, 6]).astype(bool)
+        folds = np.repeat(["a", "b"], 10)
+        number = metrics.effective_in_folds(correct, np.arange(20), folds)
+        assert number == 1.0  # of two folds, t is 12.7
+        folds = np.repeat([*"abcde"], 4)
+        surplus = np.array([4, 4, 2, 2, 0]) - 2.4
+        effect = (surplus**2 / 4).sum() / (0.6 * 0.4 * 4)
+        number = metrics.effective_in_folds(correct, np.arange(20), folds)
+        expected = 20 / effect / (2.776 / 1.96) ** 2
+        assert number == pytest.approx(expected, rel=1e-2)
+        alike = np.arange(20) % 5
+        assert metrics.effective_in_folds(correct, np.arange(20), alike) <= 20
+        assert metrics.effective_in_folds(correct > 2, np.arange(20), folds) == 20
+
     def test_intervals_of_a_mean_cover_it_with_and_without_groups(self):
         random = np.random.default_rng(1)
         for size in (1, 3):

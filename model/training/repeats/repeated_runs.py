@@ -12,7 +12,8 @@ import numpy as np
 
 from model.evaluation import run_evaluation, stored_logits
 from model.evaluation.compare import comparison
-from model.evaluation.predictions import Predictions
+from model.evaluation.held_out import label_errors
+from model.evaluation.predictions import Predictions, pool
 from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics, training_loop
 from model.loop.inputs import feature_cache
@@ -56,27 +57,31 @@ def _run_all(
 ) -> Path:
     """Train and test all runs that are not complete, and write their summary."""
     try:
-        figures = _test_all(config, records, directory)
+        predictions = _test_all(config, records, directory)
     finally:
         if not any(map(run_folder.is_run, directory.iterdir())):
             run_folder.RunFolder(directory=directory).discard()
     summaries = {
         network: summarise(runs, folds=bool(config.folds))
-        for network, runs in figures.items()
+        for network, runs in predictions.items()
     }
     others = {network: summary for network, summary in summaries.items() if network}
     _write(directory, config, records, summaries[""] | others)
     for network, summary in summaries.items():
         command_line.say(as_text(summary, network))
+    if config.folds:
+        doubts = label_errors.of_folds(pool(predictions[""]))
+        path = label_errors.write(directory, doubts)
+        command_line.log(label_errors.in_words(doubts, path))
     return directory
 
 
 def _test_all(
     config: settings.Config, records: manifest.Manifest, directory: Path
-) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Return {network: {run: figures on its test photos}}."""
+) -> dict[str, dict[str, Predictions]]:
+    """Return {network: {run: predictions for its test photos}}."""
     networks = ["", train_run.SCRATCH] if config.compare == "scratch" else [""]
-    figures: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in networks}
+    predictions: dict[str, dict[str, Predictions]] = {name: {} for name in networks}
     features = ""
     for name, member in _prepare_runs(config, records, directory).items():
         run_dir = directory / name
@@ -94,8 +99,8 @@ def _test_all(
         for network in networks:
             run = finished_run.read(str(run_dir / network))
             evaluation = run_evaluation.evaluate_run(run, photos)
-            figures[network][name] = evaluation.figures
-    return figures
+            predictions[network][name] = evaluation.predictions
+    return predictions
 
 
 def _prepare_runs(
@@ -164,15 +169,16 @@ def _write(
     folder.write_json(run_folder.REPEATS, {**facts, **results})
 
 
-def summarise(
-    figures: Mapping[str, Mapping[str, Any]], *, folds: bool
-) -> dict[str, Any]:
+def summarise(predictions: Mapping[str, Predictions], *, folds: bool) -> dict[str, Any]:
     """Return accuracies, mean and sample standard deviation, as in repeats.json.
 
-    `figures` are {run: content of its evaluation/test.json}. With folds, which test
-    each photo once, "all_photos" counts them together.
+    `predictions` are {run: those for its test photos}. With folds, which test each
+    photo once, "all_photos" counts them together.
     """
-    accuracy = {run: float(values["accuracy"]) for run, values in figures.items()}
+    accuracy = {
+        run: float((part.predicted == part.labels).mean())
+        for run, part in predictions.items()
+    }
     values = np.array(list(accuracy.values()))
     summary = {
         "accuracy": accuracy,
@@ -180,18 +186,9 @@ def summarise(
         "standard_deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
     }
     if folds:
-        counts = {run: int(values["num_examples"]) for run, values in figures.items()}
-        total = sum(counts.values())
-        # A group of photos lies within one fold.
-        effective = sum(run["effective_examples"] for run in figures.values())
-        hits = sum(round(accuracy[run] * count) for run, count in counts.items())
-        summary["all_photos"] = {
-            "num_examples": total,
-            "accuracy": hits / total,
-            "accuracy_ci95": list(
-                metrics.wilson_interval(hits * (effective / total), effective)
-            ),
-        }
+        figures = pool(predictions).figures()
+        names = ("num_examples", "accuracy", "accuracy_ci95")
+        summary["all_photos"] = {name: figures[name] for name in names}
     return summary
 
 

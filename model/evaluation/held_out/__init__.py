@@ -1,0 +1,1 @@
+"""Photos judged by networks that were not trained on them: label errors, folds."""

@@ -1,0 +1,1 @@
+"""Trainings within a training: several seeds, folds or networks, doubts of labels."""

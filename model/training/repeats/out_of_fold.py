@@ -1,0 +1,184 @@
+"""Find doubtful labels of all photos: predict each by a head that has not seen it.
+
+The head is solved in five folds, on features of the pretrained layers, which have seen
+no label of these photos. Nothing of this reaches the training, which has ended before.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from model.evaluation.held_out import label_errors
+from model.loop import losses, metrics, training_loop
+from model.loop.inputs import training_data
+from model.networks import head
+from model.runs import finished_run, run_folder
+from model.training import head_solver, staged_training, stages
+from pipeline import split
+from pipeline.records import manifest
+from pipeline.system import command_line
+
+_NUM_FOLDS = 5
+_PENALTY = 0.1  # L2 penalty where no head was solved for several
+# Of the search for each fold: with 1e-7, which takes twice as long, as many planted
+# errors came first.
+_TOLERANCE = 1e-4
+
+
+def write_doubts(network: staged_training.StagedTraining) -> None:
+    """Write the doubts of a network that has been trained, and log their number."""
+    try:
+        doubts = _find(network)
+    except _NotPossible as error:
+        command_line.log(f"no doubts about labels: {error}")
+        return
+    path = label_errors.write(network.folder.directory, doubts)
+    command_line.log(label_errors.in_words(doubts, path))
+
+
+class _NotPossible(Exception):
+    """The message says why there are no out-of-fold probabilities."""
+
+
+def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
+    """Return the doubts of all photos, a result of label_errors.figures."""
+    records, start = network.records, network.start
+    if start.restored is None:
+        raise _NotPossible(
+            "they need pretrained layers, and those of this network have learned the "
+            "labels of its training photos"
+        )
+    rows, folds = _folds(records)
+    plan = network.stages[0].plan
+    if 4 * len(rows) * plan.num_features > stages.MOST_SOLVED_BYTES:
+        raise _NotPossible(
+            f"the features of {len(rows):,} photos, {plan.num_features:,} numbers "
+            "each, take too much memory"
+        )
+    labels = np.array([records.labels[row.class_name] for row in rows])
+    solved = [result for result in network.results if result.l2]
+    best = min(solved, key=lambda result: result.validation_loss, default=None)
+    try:
+        logits, is_known = out_of_fold(
+            _head_inputs(network),
+            *(labels, folds),
+            num_classes=len(records.class_names),
+            penalty=best.l2 if best and best.l2 else _PENALTY,
+        )
+    except training_loop.NonFiniteLoss as error:
+        raise _NotPossible(f"{error}") from error
+    if left := int((~is_known).sum()):
+        command_line.log(
+            f"{left:,} photos are left out of the doubts about labels, because all "
+            "photos of their class lie in one fold"
+        )
+    source = (
+        f"out-of-fold probabilities of all photos: {folds.max() + 1} folds, a head on "
+        "features of the pretrained network"
+    )
+    if _has_trained_layers(start.weights):
+        source += ", whose layers a run has trained, perhaps on these labels"
+    temperature = metrics.fit_temperature(logits[is_known], labels[is_known])
+    return label_errors.figures(
+        [rows[n] for n in np.flatnonzero(is_known)],
+        labels[is_known],
+        np.exp(metrics.log_softmax(logits[is_known] / temperature)),
+        records.class_names,
+        source,
+    )
+
+
+def _folds(records: manifest.Manifest) -> tuple[tuple[Any, ...], np.ndarray]:
+    """Return the rows of all photos and the fold of each, int [num_photos]."""
+    num_folds = min(_NUM_FOLDS, len({row.group for row in records.included()}))
+    if num_folds < 2:
+        raise _NotPossible("all photos belong together")
+    options = split.Config(data=str(records.directory), folds=num_folds)
+    rows = split.split_rows(options, records).included()
+    return rows, np.array([row.fold for row in rows])
+
+
+def out_of_fold(
+    chunks: list[tuple[Any, Any]],
+    labels: np.ndarray,
+    folds: np.ndarray,
+    *,
+    num_classes: int,
+    penalty: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict each photo by a linear layer that was solved on the other folds.
+
+    Args:
+        chunks: Features of the photos in parts, each with its labels.
+        labels: Label of each photo, int [num_photos].
+        folds: Fold of each photo, int [num_photos], from 0.
+        num_classes: Number of classes.
+        penalty: L2 penalty of the kernel, for scaled features.
+
+    Returns:
+        Logits, float64 [num_photos, num_classes], and whether the class of a photo has
+        photos in other folds, bool [num_photos].
+    """
+    layer = head_solver.LinearLayer(chunks, losses.Loss(), num_classes)
+    logits = np.zeros((len(labels), num_classes))
+    is_known = np.zeros(len(labels), np.bool_)
+    for fold in range(int(folds.max()) + 1):
+        command_line.check_signals()
+        held_out = folds == fold
+        layer.solution = np.zeros_like(layer.solution)  # has seen no held-out label
+        weights = (~held_out).astype(np.float32)
+        layer.solve(penalty, weights=weights, tolerance=_TOLERANCE)
+        logits[held_out] = layer.logits()[held_out]
+        is_known[held_out] = np.isin(labels[held_out], labels[~held_out])
+    return logits, is_known
+
+
+def _head_inputs(network: staged_training.StagedTraining) -> list[tuple[Any, Any]]:
+    """Return what the head sees of all photos in their central view, and labels.
+
+    The features are in memory if a head alone was trained on cached features, and else
+    computed, or read from the cache.
+    """
+    stage = network.stages[0]
+    plan, source = stage.plan, network.training.source
+    tail = network.training.model
+    is_head = network.stage is stage and plan.cut == plan.features[-1]
+    if not (is_head and isinstance(source, training_data.CachedFeatures)):
+        plan = dataclasses.replace(
+            plan,
+            train_from=head.FINAL_LAYER,
+            cut=plan.features[-1],
+            frozen=frozenset(),
+            hidden=0,
+        )
+        stage = dataclasses.replace(stage, plan=plan)
+        trunk, tail = network.build(stage)
+        features = training_data.compute_features(
+            network.records,
+            trunk,
+            plan.spec,
+            1,
+            cache_dir=network.setup.cache_dir,
+            identity=network.feature_identity(stage, trunk),
+        )
+        source = training_data.CachedFeatures(
+            network.records, features, num_views=1, batch_size=1, seed=0
+        )
+    batches = source.central_views(head_solver.CHUNK)
+    return head_solver.head_inputs(tail, batches)
+
+
+def _has_trained_layers(weights: Any) -> bool:
+    """Return whether weights are those of a run that trained more than its head."""
+    path = weights.path.with_name(run_folder.CONFIG_NAME)
+    if weights.path.name != run_folder.MODEL_NAME or not path.exists():
+        return False
+
+    def extract(content: Any) -> bool:
+        return any(s["train_from"] != head.FINAL_LAYER for s in content["stages"])
+
+    try:
+        return bool(finished_run.read_json(path, extract))
+    except run_folder.RunError:
+        return True  # nobody knows
