@@ -66,7 +66,8 @@ RANKS = (
     ("runs",),
     ("evaluation",),
     ("training",),
-    ("reports", "predict", "export"),
+    ("reports", "predict"),
+    ("export",),
     ("serve",),
     ("train", "evaluate", "inspect"),
 )

@@ -1,7 +1,6 @@
 """Export the weights of a run, or its whole classifier with proof that it agrees."""
 
 import contextlib
-import dataclasses
 import itertools
 import statistics
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from model.export import (
     converters,
     exportable,
     heldout_photos,
+    model_card,
     run_exported_file,
     verify_file,
 )
@@ -43,35 +43,6 @@ _NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizationCost:
-    """Accuracies, 0..1, of a run and of its quantized file on the test split."""
-
-    num_photos: int
-    run_accuracy: float
-    file_accuracy: float
-    allowed_loss: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Exported:
-    """An exported file that agrees with its run.
-
-    Attributes:
-        path: path of the file or folder.
-        models: facts of the run's own model, then of the exported one.
-        num_photos: number of photos that the run and the file both classified.
-        tolerance: largest difference allowed between two probabilities.
-        cost: cost of quantization; None without quantization.
-    """
-
-    path: Path
-    models: tuple[verify_file.ModelFacts, ...]
-    num_photos: int
-    tolerance: float
-    cost: QuantizationCost | None = None
-
-
 def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     """Write the weights of a run; return {"layer/variable": shape} of the file."""
     path = Path(config.weights)
@@ -93,7 +64,7 @@ def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def export_classifier(config: Config) -> Exported:
+def export_classifier(config: Config) -> verify_file.Exported:
     """Write a run's classifier in a format, if the file agrees with the run.
 
     Raises:
@@ -104,6 +75,7 @@ def export_classifier(config: Config) -> Exported:
     converters.require_packages(f"--format={config.format}", *packages)
     run = finished_run.read(config.run_dir)
     path = choose_path(run.directory, config)
+    card = model_card.choose(path, config.format, run)
     source = exportable.load_run(run)
     heldout = heldout_photos.load(run, config.data)
     tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])
@@ -111,19 +83,29 @@ def export_classifier(config: Config) -> Exported:
     file_system.prepare_folder(path.parent)
     models = [_measure_run(run, source)]
     cost = None
-    with _written(config, source, heldout, path) as target:
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(_written(config, source, heldout, path))
         if config.quantize != "none":
             models += _compare_in_float32(source, heldout, path.name)
         models += verify_file.compare(target, heldout, source.spec, tolerance)
         if config.quantize != "none":
             cost = _measure_cost(target, heldout, source, config.max_accuracy_loss)
-    return Exported(
-        path=path,
-        models=tuple(models),
-        num_photos=min(len(heldout.rows), verify_file.NUM_PHOTOS),
-        tolerance=tolerance,
-        cost=cost,
-    )
+        exported = verify_file.Exported(
+            path=path,
+            card=card,
+            kind=config.format,
+            quantize=config.quantize,
+            models=tuple(models),
+            num_photos=min(len(heldout.rows), verify_file.NUM_PHOTOS),
+            tolerance=tolerance,
+            cost=cost,
+        )
+        text = model_card.render(run, source, heldout, exported)
+        partial = target.path / card.name
+        if card.parent != path:
+            partial = stack.enter_context(file_system.replacing(card))
+        partial.write_bytes(text.encode())
+    return exported
 
 
 def choose_path(run_dir: Path, config: Config) -> Path:
@@ -218,8 +200,8 @@ def _measure_cost(
     heldout: heldout_photos.HeldoutPhotos,
     source: exportable.Exportable,
     allowed_loss: float,
-) -> QuantizationCost:
-    cost = QuantizationCost(
+) -> verify_file.QuantizationCost:
+    cost = verify_file.QuantizationCost(
         num_photos=len(heldout.rows),
         run_accuracy=heldout.accuracy(heldout.probabilities),
         file_accuracy=verify_file.accuracy(target, heldout, source.spec),
@@ -253,7 +235,7 @@ def _measure_run(
     )
 
 
-def as_text(exported: Exported) -> str:
+def as_text(exported: verify_file.Exported) -> str:
     """Format sizes, latencies and differences as a table, then what was compared."""
     lines = command_line.table(
         ("model", "takes", "MB", "ms a photo", "difference"),
@@ -288,4 +270,5 @@ def as_text(exported: Exported) -> str:
             f"{cost.file_accuracy - cost.run_accuracy:+.4f}); a loss of "
             f"{cost.allowed_loss:g} is allowed"
         )
+    lines.append(f"described in: {exported.card}")
     return "\n".join([*lines, f"written: {exported.path}"])

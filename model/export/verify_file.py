@@ -65,6 +65,41 @@ class ModelFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationCost:
+    """Accuracies, 0..1, of a run and of its quantized file on the test split."""
+
+    num_photos: int
+    run_accuracy: float
+    file_accuracy: float
+    allowed_loss: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An exported file that agrees with its run.
+
+    Attributes:
+        path: path of the file or folder.
+        card: path of README.md or of what stands for it.
+        kind: a format.
+        quantize: kind of quantization, or "none".
+        models: facts of the run's own model, then of the exported one.
+        num_photos: number of photos that the run and the file both classified.
+        tolerance: largest difference allowed between two probabilities.
+        cost: cost of quantization; None without quantization.
+    """
+
+    path: Path
+    card: Path
+    kind: str
+    quantize: str = "none"
+    models: tuple[ModelFacts, ...]
+    num_photos: int
+    tolerance: float
+    cost: QuantizationCost | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FilePredictions:
     """Predictions of an exported file in a process without Graft.
 

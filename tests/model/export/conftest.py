@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 
+from model.export import exportable
+from pipeline.batches import single_photo
+from pipeline.images import record_image
 from pipeline.records import manifest
-from tests.support import small_runs
+from tests.support import exports, small_runs
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +14,31 @@ def small_run(shared_records, tmp_path_factory):
     found = manifest.read(shared_records)
     folder = tmp_path_factory.mktemp("exporting") / "small"
     return small_runs.write_run(folder, found, small_runs.colour_model())
+
+
+@pytest.fixture(scope="session")
+def expected(small_run):
+    """A function that classifies an image file with the run's own model."""
+    model = exportable.load_run(small_run).model
+    network_input = single_photo.NetworkInput(small_runs.SPEC)
+
+    def classify(data):
+        view = network_input(record_image.encode_for_record(data))
+        return model(view[None].astype(np.float32), training=False).numpy()[0]
+
+    return classify
+
+
+@pytest.fixture(scope="session")
+def exported(small_run, tmp_path_factory):
+    """A function that exports to a format, once a session: it takes seconds."""
+    done = {}
+
+    def export_once(form):
+        if form not in done:
+            name = "a.keras" if form == "keras" else "a"
+            path = tmp_path_factory.mktemp(form) / name
+            done[form] = exports.export(small_run, form, path)
+        return done[form]
+
+    return export_once

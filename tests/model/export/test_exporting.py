@@ -33,20 +33,27 @@ def test_the_table_compares_the_file_with_the_run():
         )
 
     models = (facts("model.keras of the run", None), facts("a.onnx", 3e-7))
-    done = exporting.Exported(
-        path=Path("a.onnx"), models=models, num_photos=32, tolerance=1e-4
+    done = verify_file.Exported(
+        path=Path("a.onnx"),
+        card=Path("README.md"),
+        kind="onnx",
+        models=models,
+        num_photos=32,
+        tolerance=1e-4,
     )
-    head, first, second, _, explanation, written = exporting.as_text(done).splitlines()
+    head, first, second, _, explanation, described, written = exporting.as_text(
+        done
+    ).splitlines()
     assert head.split()[:3] == ["model", "takes", "MB"]
     assert first.split()[-4:] == ["views", "1.2", "12.3", "-"]
     assert second.split() == ["a.onnx", "views", "1.2", "12.3", "3.0e-07"]
     assert "on 32 held-out photos; at most 0.0001 is allowed" in explanation
-    assert written == "written: a.onnx"
-    cost = exporting.QuantizationCost(
+    assert (described, written) == ("described in: README.md", "written: a.onnx")
+    cost = verify_file.QuantizationCost(
         num_photos=112, run_accuracy=0.875, file_accuracy=0.85, allowed_loss=0.1
     )
     int8 = dataclasses.replace(done, tolerance=1.0, cost=cost)
-    *_, explanation, accuracy, _ = exporting.as_text(int8).splitlines()
+    *_, explanation, accuracy, _, _ = exporting.as_text(int8).splitlines()
     assert "its accuracy is limited instead" in explanation
     assert accuracy == (
         "accuracy on 112 test photos: 0.8500 (run: 0.8750, change -0.0250); a loss of "

@@ -6,7 +6,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import cv2
 import keras
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.split_evaluation import EvaluationData
 from model.export import (
     export_settings,
-    exportable,
     exporting,
     heldout_photos,
     photo_graph,
@@ -29,44 +27,10 @@ from pipeline.batches import single_photo
 from pipeline.images import opencv, record_image
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, small_runs
+from tests.support.exports import encode, export, scene
 
 SPEC = small_runs.SPEC
 NETWORK_INPUT = single_photo.NetworkInput(SPEC)
-
-
-def export(run, form, out, **settings):
-    for name in exporting.PACKAGES.get(form, ()):
-        pytest.importorskip(name)
-    config = export_settings.Config(
-        run_dir=str(run.directory), format=form, out=str(out), **settings
-    )
-    return exporting.export_classifier(config)
-
-
-@pytest.fixture(scope="session")
-def expected(small_run):
-    """A function that classifies an image file with the run's own model."""
-    model = exportable.load_run(small_run).model
-
-    def classify(data):
-        view = NETWORK_INPUT(record_image.encode_for_record(data))
-        return model(view[None].astype(np.float32), training=False).numpy()[0]
-
-    return classify
-
-
-@pytest.fixture(scope="session")
-def exported(small_run, tmp_path_factory):
-    """A function that exports to a format, once a session: it takes seconds."""
-    done = {}
-
-    def export_once(form):
-        if form not in done:
-            name = "a.keras" if form == "keras" else "a"
-            done[form] = export(small_run, form, tmp_path_factory.mktemp(form) / name)
-        return done[form]
-
-    return export_once
 
 
 @pytest.fixture
@@ -76,14 +40,6 @@ def copy(small_run, tmp_path):
         small_run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("exp*")
     )
     return finished_run.read(str(folder))
-
-
-def scene(number=1, height=60, width=90):
-    return drawn_photos.draw_scene(number, height, width)
-
-
-def encode(pixels, extension=".png"):
-    return cv2.imencode(extension, pixels)[1].tobytes()
 
 
 def names_in(folder):
@@ -109,8 +65,9 @@ def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     assert all(facts.difference < 1e-4 for facts in others)
     assert all(facts.latency_s > 0 for facts in done.models)
     assert all(facts.size_bytes > 1000 for facts in done.models)
-    beside = ["labels.txt"] if form == "keras" else []
-    assert names_in(done.path.parent) == sorted([done.path.name, *beside])
+    beside = {"keras": ["README.md", "labels.txt"], "saved_model": []}
+    names = [done.path.name, *beside.get(form, ["README.md"])]
+    assert names_in(done.path.parent) == sorted(names)
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])
@@ -202,7 +159,7 @@ class TestQuantized:
         assert exact.difference < 1e-5
         assert exact.difference < smaller.difference < 0.1
         assert smaller.size_bytes < exact.size_bytes
-        assert names_in(tmp_path) == ["a.tflite"]
+        assert names_in(tmp_path) == ["README.md", "a.tflite"]
         assert run.difference is None
 
     def test_deviations_stay_in_float32(self, found, tmp_path):
