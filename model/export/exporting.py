@@ -75,7 +75,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
     converters.require_packages(f"--format={config.format}", *packages)
     run = finished_run.read(config.run_dir)
     path = choose_path(run.directory, config)
-    card = model_card.choose(path, config.format, run)
+    card = model_card.choose(path, config.format)
     source = exportable.load_run(run)
     heldout = heldout_photos.load(run, config.data)
     tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])

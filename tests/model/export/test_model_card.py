@@ -191,7 +191,7 @@ class TestPlace:
 
         def write(name="a.onnx", run=small_run):
             path = tmp_path / name
-            card = model_card.choose(path, "onnx", run)
+            card = model_card.choose(path, "onnx")
             card.write_text(render(run, done(name=path, card=card)))
             path.touch()
             return card.name, re.findall(r"^### (.*)$", card.read_text(), re.M)
@@ -210,19 +210,13 @@ class TestPlace:
         (tmp_path / "b.onnx").unlink()
         assert place("a.onnx") == ("README.md", ["a.onnx"])
 
-    def test_a_file_of_another_run_has_a_card_of_its_own(self, place, other_run):
+    def test_a_card_is_about_one_run(self, place, other_run, capsys):
         place("a.onnx")
-        assert place("b.onnx", other_run) == ("README-b.onnx.md", ["b.onnx"])
-        assert place("b.onnx", other_run) == ("README-b.onnx.md", ["b.onnx"])
-
-    def test_a_card_is_never_about_a_file_that_was_replaced(
-        self, place, other_run, capsys
-    ):
-        place("a.onnx")
+        place("b.onnx")
         assert place("a.onnx", other_run) == ("README.md", ["a.onnx"])
-        place("b.onnx", other_run)
-        assert place("a.onnx") == ("README.md", ["a.onnx"])
-        assert "README.md: will not be about b.onnx any more" in capsys.readouterr().err
+        noted = "README.md: is about a.onnx now, and no longer about b.onnx"
+        assert noted in capsys.readouterr().err
+        assert place("b.onnx", other_run) == ("README.md", ["a.onnx", "b.onnx"])
 
     @pytest.mark.parametrize("edited", [True, False])
     def test_a_users_file_is_not_replaced(self, place, tmp_path, edited):
@@ -244,7 +238,7 @@ class TestPlace:
 
     def test_the_card_of_a_saved_model_lies_in_its_folder(self, small_run, tmp_path):
         def choose():
-            return model_card.choose(tmp_path / "a", "saved_model", small_run)
+            return model_card.choose(tmp_path / "a", "saved_model")
 
         card = tmp_path / "a" / "README.md"
         assert choose() == card
