@@ -81,9 +81,7 @@ class Stage:
             plan, start, setup.frozen_policy, setup.trained_policy
         )
         began = time.perf_counter()
-        identity = cache_key.describe(
-            trunk, plan.cut, plan.spec, setup.precision, dataset
-        )
+        identity = cache_key.describe(trunk, plan.cut, plan.spec, setup.precision)
         features = training_data.compute_features(
             dataset, trunk, plan.spec, 1, cache_dir=cache_dir, identity=identity
         )

@@ -213,7 +213,7 @@ def measure_network(
         {feature_cache.CENTRAL: np.arange(len(rows))},
         cache_dir=cache_dir,
         identity=cache_key.describe(
-            trunk, plan.trunk_output, plan.spec, setup.precision, records
+            trunk, plan.trunk_output, plan.spec, setup.precision
         ),
     )
     named = dict.fromkeys(KINDS, 0)

@@ -11,7 +11,6 @@ import tensorflow as tf
 from model.loop import (
     distributed,
     dropout,
-    learning_rate,
     losses,
     optimization,
     parameter_update,
@@ -36,7 +35,7 @@ class LearningSetup:
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
-        share = learning_rate.share(self.schedule, step, self.total_steps)
+        share = optimization.rate_share(self.schedule, step, self.total_steps)
         return self.base_rate * share
 
 

@@ -108,7 +108,7 @@ def build_index(
         run.spec,
         1,
         cache_dir=run_folder.cache_dir(run.directory),
-        identity=cache_key.describe(trunk, layer, run.spec, "float32", records),
+        identity=cache_key.describe(trunk, layer, run.spec, "float32"),
     )
     included = records.included()
     indices = [n for n, row in enumerate(included) if row.split == "train"]

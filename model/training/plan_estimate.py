@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from model.loop import train_step, training_loop
-from model.loop.inputs import feature_cache, training_data
+from model.loop.inputs import (
+    cache_key,
+    feature_cache,
+    feature_store,
+    training_data,
+)
 from model.runs import run_folder
 from model.training import (
     head_solver,
@@ -199,10 +204,11 @@ class _StageTimer:
         }
         before |= needed
         cache_dir = self._network.setup.cache_dir
-        missing = feature_cache.num_missing(
-            len(rows), new, cache_dir=cache_dir, identity=identity
+        keys = cache_key.of_photos(self._records, rows)
+        missing = feature_store.num_missing(
+            keys, new, cache_dir=cache_dir, identity=identity
         )
-        dtype, size = feature_cache.stored_dtype(identity), feature_cache.BATCH_SIZE
+        dtype, size = feature_store.stored_dtype(identity), feature_cache.BATCH_SIZE
         photo_bytes = math.prod(self._trunk.output.shape[1:]) * np.dtype(dtype).itemsize
         table = sum(map(len, needed.values())) * photo_bytes
         in_memory = 2 * table if table <= feature_cache.MEMORY_BYTES else 0

@@ -128,9 +128,7 @@ class StagedTraining:
     def feature_identity(self, stage: stages.Stage, trunk: Any) -> dict[str, Any]:
         """Return all that a stage's cached features depend on."""
         plan, setup = stage.plan, self.setup
-        return cache_key.describe(
-            trunk, plan.trunk_output, plan.spec, setup.precision, self.records
-        )
+        return cache_key.describe(trunk, plan.trunk_output, plan.spec, setup.precision)
 
     def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:
         features = training_data.compute_features(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from model.checkpoints import errors
-from model.loop import learning_rate, optimization
+from model.loop import optimization
 from model.networks import architecture, head, layers
 from model.training import head_solver, settings, starting_point
 from pipeline.batches.input_spec import InputSpec
@@ -118,9 +118,9 @@ class Stage:
     def default_rate(self) -> float:
         """Learning rate that the schedule scales if the settings give none."""
         if self.plan.train_from != head.FINAL_LAYER:
-            return learning_rate.suitable(0)
+            return optimization.suitable_rate(0)
         kinds = len(self.plan.features) * head.numbers_per_channel(self.plan.pooling)
-        return learning_rate.suitable(self.plan.num_features // kinds)
+        return optimization.suitable_rate(self.plan.num_features // kinds)
 
     @property
     def steps_per_epoch(self) -> int:

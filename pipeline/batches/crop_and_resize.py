@@ -97,7 +97,11 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
 
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
-    uniform = seeded_generator(key).random((len(sizes), 3))
+    return drawn_views(sizes, spec, seeded_generator(key).random((len(sizes), 3)))
+
+
+def drawn_views(sizes: np.ndarray, spec: InputSpec, uniform: np.ndarray) -> Views:
+    """Return the windows that numbers 0 <= u < 1, float64 [num_images, 3], decide."""
     sides = window_sides(sizes, spec)
     padded = padded_sizes(sizes, spec)
     corners = np.floor(uniform[:, :2] * (padded - sides + 1)).astype(np.int64)

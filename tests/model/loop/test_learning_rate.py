@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from model.loop import learning_rate
+from model.loop import optimization
 from model.loop.optimization import Settings
 from pipeline.system import config_flags
 
@@ -42,7 +42,7 @@ from pipeline.system import config_flags
 )
 def test_shares_of_each_policy_match_those_computed_by_hand(schedule, shares):
     for step, share in shares.items():
-        assert learning_rate.share(schedule, step, 100) == pytest.approx(
+        assert optimization.rate_share(schedule, step, 100) == pytest.approx(
             share, abs=1e-12
         )
 
@@ -55,11 +55,11 @@ def test_a_training_of_one_step_has_the_full_rate(policy):
     own = {"step": {"stepsize": 5}, "multistep": {"milestones": "5"}}
     schedule = Settings(policy=policy, **own.get(policy, {}))
     for total in (0, 1):
-        assert learning_rate.share(schedule, 0, total) == 1
+        assert optimization.rate_share(schedule, 0, total) == 1
 
 
 @pytest.mark.parametrize(
     ("num_features", "rate"), [(9216, 1e-4), (1280, 7.2e-4), (0, 1e-4)]
 )
 def test_more_features_suit_a_lower_rate(num_features, rate):
-    assert learning_rate.suitable(num_features) == pytest.approx(rate)
+    assert optimization.suitable_rate(num_features) == pytest.approx(rate)

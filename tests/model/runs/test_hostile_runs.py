@@ -14,7 +14,7 @@ import pytest
 import evaluate
 from model.evaluation import evaluation_settings
 from model.export import export_settings, exporting
-from model.loop.inputs import feature_cache
+from model.loop.inputs import feature_cache, feature_store
 from model.reports import tensorboard_pages
 from model.runs import finished_run, run_folder, snapshots, tensorboard_log
 from model.training import train_run
@@ -31,7 +31,7 @@ def victim(tmp_path):
     """A folder of another user, with files of the names that Graft writes."""
     folder = tmp_path / "victim"
     folder.mkdir()
-    for name in ("about.json", "view0.npy", "metrics.jsonl", "step-00000001.npz"):
+    for name in ("about.json", "view0.features", "metrics.jsonl", "step-00000001.npz"):
         (folder / name).write_text("precious")
     return folder
 
@@ -119,8 +119,8 @@ def test_a_link_in_a_run_is_refused(run, victim, link, target, use):
         "folder": ("{folder}", ""),
         "identity": ("{folder}/about.json", "about.json"),
         "new identity": ("{folder}/about.json", "missing"),
-        "features": ("{folder}/view0.npy", "view0.npy"),
-        "marks": ("{folder}/view0.crc32c.npy", "missing"),
+        "features": ("{folder}/view0.features", "view0.features"),
+        "marks": ("{folder}/view0.crc32c", "missing"),
     },
 )
 def test_a_link_in_a_cache_is_refused(run, victim, use_cache, tmp_path, link, target):
@@ -137,7 +137,7 @@ def test_a_link_in_a_cache_is_refused(run, victim, use_cache, tmp_path, link, ta
 
 
 def test_a_linked_cache_is_not_removed_for_space(run, victim, use_cache, monkeypatch):
-    monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
+    monkeypatch.setattr(feature_store, "CAP_BYTES", 0)
     before = content(victim)
     place_link(run_folder.cache_dir(run.directory) / "linked", victim)
     use_cache(run)

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from model.checkpoints import errors
-from model.loop import learning_rate, optimization
+from model.loop import optimization
 from model.networks import head, registry
 from model.training import settings, stages, starting_point
 from pipeline.system.errors import UsageError
@@ -125,8 +125,8 @@ def test_accumulated_batches_make_fewer_steps():
 
 
 def test_the_learning_rate_suits_the_features_unless_it_is_given():
-    assert planned_stage().base_rate == learning_rate.suitable(256)
-    assert planned_stage(train_from="conv5").base_rate == learning_rate.suitable(0)
+    assert planned_stage().base_rate == optimization.suitable_rate(256)
+    assert planned_stage(train_from="conv5").base_rate == optimization.suitable_rate(0)
     assert planned_stage(learning_rate=0.5).base_rate == 0.5
 
 

@@ -10,14 +10,13 @@ from tests.model.loop.inputs.test_feature_cache import SPEC, build_trunk
 
 
 @pytest.fixture
-def describe(found):
+def describe():
     def describe(**changes):
         facts = {
             "trunk": build_trunk(),
             "layer": "conv",
             "spec": SPEC,
             "precision": "float32",
-            "records": found,
         }
         return cache_key.describe(**facts | changes)
 
@@ -28,24 +27,79 @@ def test_the_same_weights_have_the_same_features(describe):
     assert describe() == describe(trunk=build_trunk())
 
 
-def test_every_fact_changes_the_description(describe, found):
-    moved = dataclasses.replace(found.rows[0], offset=found.rows[0].offset + 1)
+def test_every_fact_changes_the_description(describe):
     others = [
         describe(trunk=build_trunk(seed=1)),
         describe(layer="pool"),
         describe(spec=dataclasses.replace(SPEC, short_side_px=10)),
         describe(spec=dataclasses.replace(SPEC, mean=(1.0, 0.0, 0.0))),
         describe(precision="bfloat16"),
-        describe(records=dataclasses.replace(found, rows=(moved, *found.rows[1:]))),
-        describe(records=dataclasses.replace(found, rows=found.rows[1:])),
     ]
     texts = {repr(other) for other in (describe(), *others)}
     assert len(texts) == len(others) + 1
 
 
-def test_all_splits_share_a_cache(describe, found):
-    rows = [dataclasses.replace(row, split="test", fold=1) for row in found.rows]
-    assert describe(records=dataclasses.replace(found, rows=tuple(rows))) == describe()
+def key(records, row, **changes):
+    """The key of a row, in records with other settings or versions."""
+    info = dataclasses.replace(records.info, **changes)
+    records = dataclasses.replace(records, info=info)
+    (key,) = cache_key.of_photos(records, [row])
+    return key
+
+
+def test_class_split_and_place_do_not_change_the_key_of_a_photo(found):
+    for row in (found.included()[0], reencoded(found)):
+        longer = row.length + len("another/")
+        other = dataclasses.replace(
+            row,
+            path=f"another/{row.path}",
+            split="test",
+            fold=1,
+            offset=7,
+            length=longer,
+        )
+        assert key(found, other) == key(found, row)
+        # As long as the name is, the record is longer.
+        name = row.class_name + "2"
+        other = dataclasses.replace(row, class_name=name, length=row.length + 1)
+        assert key(found, other) == key(found, row)
+
+
+def reencoded(found):
+    return dataclasses.replace(found.included()[0], action="reencoded")
+
+
+def test_whatever_decides_stored_pixels_changes_the_key_of_a_photo(found):
+    copied, row = found.included()[0], reencoded(found)
+    info = found.info
+    keys = [
+        key(found, copied),
+        key(found, dataclasses.replace(copied, sha256="ab" * 32)),
+        key(found, row),
+        key(found, dataclasses.replace(row, sha256="ab" * 32)),
+        *(
+            key(found, dataclasses.replace(row, **{name: getattr(row, name) + 1}))
+            for name in ("height", "width", "length")
+        ),
+        key(found, dataclasses.replace(row, format="png")),
+        key(found, row, settings=info.settings | {"resize_min": 100}),
+        key(found, row, settings=info.settings | {"white_level": 4095}),
+        key(found, row, versions=info.versions | {"decoder": "1"}),
+        key(found, row, versions=info.versions | {"opencv": "4.0"}),
+    ]
+    assert len(set(keys)) == len(keys)
+    # A copied photo is the source, however others are converted.
+    assert key(found, copied, settings={}, versions={}) == keys[0]
+
+
+def test_random_numbers_of_a_photo_depend_on_its_key_and_the_seed(found):
+    keys = cache_key.of_photos(found, found.included())
+    numbers = cache_key.uniform_numbers(keys, 2)
+    assert numbers.shape == (len(keys), 3)
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert len(np.unique(numbers)) == numbers.size
+    assert (cache_key.uniform_numbers(keys[::-1], 2) == numbers[::-1]).all()
+    assert not (cache_key.uniform_numbers(keys, 3) == numbers).any()
 
 
 def test_the_random_state_of_dropout_does_not_matter(describe):
