@@ -18,6 +18,7 @@ from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:
+    from model.predict.output_formats import Prediction
     from pipeline.images.video_frames import VideoFrames
 
 
@@ -31,6 +32,8 @@ def main(typed: dict[str, Any]) -> None:
     from pipeline.images import video_frames
 
     videos = video_frames.find(config.photos, in_folders=bool(config.every))
+    if config.suggest and videos:
+        raise DataError(f"{videos[0]}: is a video. --suggest expected photos")
     # A video is decoded while TensorFlow is imported.
     with contextlib.closing(
         video_frames.VideoFrames(videos, every_s=config.every_s)
@@ -42,6 +45,7 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
     """Write the predictions for photos and for frames of videos."""
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.predict import output_formats, predicting
+    from model.predict.unlabelled import suggestions
     from model.weights import preprocessing_overrides
 
     photo_classifier = predicting.load_classifier(config)
@@ -59,9 +63,10 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
     folder = sorted_photos.SortedPhotos(config) if config.sort_into else None
     if folder and frames.videos:
         command_line.note("--sort_into copies photos; frames of videos are not copied")
+    pool = suggestions.Pool(config, photo_classifier) if config.suggest else None
     count, num_bad, first_bad = 0, 0, ""
     last = []  # spans, which text shows after the frames
-    for prediction in predicting.predict(config, photo_classifier, frames):
+    for prediction in predicting.predict(config, photo_classifier, frames, pool):
         count += not prediction.num_frames
         if prediction.problem:
             num_bad += 1
@@ -69,11 +74,13 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         elif folder and prediction.time_s is None:
             folder.add(prediction.photo, sorted_photos.folder_of(prediction))
         text = format_prediction(prediction)
-        if prediction.time_s is None or bool(prediction.num_frames) == config.spans:
+        if _is_written_at_once(prediction, config):
             _write(text, raw=raw)
-        elif config.format == "text" and not config.spans:
+        elif config.format == "text" and prediction.num_frames:
             last.append(text)
     _write("".join(["spans of the same answer:\n"] * bool(last) + last), raw=raw)
+    for prediction in pool.suggest() if pool else ():
+        _write(format_prediction(prediction), raw=raw)
     if folder:
         folder.log()
     if num_bad:
@@ -81,6 +88,12 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         raise DataError(
             f"{num_bad} of {count} {kinds} could not be read, the first: {first_bad}"
         )
+
+
+def _is_written_at_once(prediction: "Prediction", config: Config) -> bool:
+    if config.suggest:  # of all photos, some are suggested at the end
+        return bool(prediction.problem)
+    return prediction.time_s is None or bool(prediction.num_frames) == config.spans
 
 
 def _write(text: str, *, raw: bool) -> None:

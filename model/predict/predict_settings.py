@@ -71,6 +71,19 @@ class Config:
         "the most similar training photos.",
         value="FOLDER",
     )
+    suggest: int = _answers(
+        0,
+        "Number of photos to suggest for labelling: those that would teach the network "
+        "most, with a page on which to label them.",
+        lower=0,
+        upper=2000,
+    )
+    suggest_into: str = _answers(
+        "suggestions",
+        "Folder for suggestions.csv and suggestions.html of --suggest.",
+        value="FOLDER",
+        basic=False,
+    )
     sort_into: str = _answers(
         "",
         "Folder into whose class folders the photos are copied; those without a "
@@ -92,7 +105,8 @@ class Config:
     )
     data: str = _input(
         "",
-        "New folder of the run's records, if they were moved; --explain needs them.",
+        "New folder of the run's records, if they were moved; --explain and --suggest "
+        "need them.",
         value="FOLDER",
     )
     batch_size: int = _input(
@@ -105,8 +119,11 @@ class Config:
             raise ValueError(
                 f"--every={self.every}: expected a time above 0, such as 1s, 0.5s or 2m"
             )
-        if self.data and not self.explain:
-            raise ValueError("--data: expected --explain, which uses the records")
+        if self.data and not (self.explain or self.suggest):
+            raise ValueError("--data: expected --explain or --suggest, which need it")
+        for name in ("explain", "every", "sort_into", "ckpt") if self.suggest else ():
+            if getattr(self, name):
+                raise ValueError(f"--suggest and --{name}: expected only one of them")
         for name in ("sort_as", "sort_by"):
             if getattr(self, name) != getattr(type(self), name) and not self.sort_into:
                 raise ValueError(f"--{name}: expected --sort_into=FOLDER, too")

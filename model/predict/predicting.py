@@ -18,6 +18,7 @@ from model.predict import (
     video_predictions,
 )
 from model.predict.predict_settings import Config
+from model.predict.unlabelled import suggestions
 from model.weights import pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files, video_frames
@@ -62,9 +63,11 @@ def predict(
     config: Config,
     photo_classifier: classifier.Classifier,
     frames: video_frames.VideoFrames | None = None,
+    pool: suggestions.Pool | None = None,
 ) -> Iterator[output_formats.Prediction]:
     """Yield one prediction for each photo, in their order, then those for videos.
 
+    With a pool, which gets the predictions, photos that are not new are left out.
     Files of folders that are no photos, such as notes.txt, are only counted in the log.
     """
     videos = frozenset(frames.videos if frames else ())
@@ -79,11 +82,11 @@ def predict(
     nothing = DataError(f"{where}: there are no photos. Expected photos or folders.")
     if not (count or videos):
         raise nothing
-    predictor = _Predictor(config, photo_classifier)
+    predictor = _Predictor(config, photo_classifier, pool)
     if count:
         with command_line.progress(count, "photo", "predict") as progress:
             for batch in photo_batches.read(
-                photos(collections.Counter()),
+                filter(pool.is_new if pool else None, photos(collections.Counter())),
                 photo_classifier.spec,
                 batch_size=min(config.batch_size, count),
                 resize_min=photo_classifier.resize_min,
@@ -113,9 +116,14 @@ def _is_other_file(path: str, problem: ImageError) -> bool:
 class _Predictor:
     """Predict batches of photos, with explanations on request."""
 
-    def __init__(self, config: Config, photo_classifier: classifier.Classifier) -> None:
+    def __init__(
+        self,
+        config: Config,
+        photo_classifier: classifier.Classifier,
+        pool: suggestions.Pool | None,
+    ) -> None:
         self.others: list[str] = []  # files of folders that are no photos, and why
-        self._config = config
+        self._config, self._pool = config, pool
         self._classifier = photo_classifier
         self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
@@ -132,8 +140,11 @@ class _Predictor:
     ) -> Iterator[output_formats.Prediction]:
         """Yield one prediction for each photo of a batch, readable or not."""
         explanations: Sequence[classifier.Explanation] = ()
+        features: Sequence[np.ndarray] = ()
         if not len(batch.images):
             logits = np.zeros((0, len(self._classifier.class_names)))
+        elif self._pool:
+            features, logits = self._pool.embed(batch.images.astype(np.float32))
         elif self._explainer is None:
             logits = self._step(batch.images.astype(np.float32))
         else:
@@ -157,6 +168,8 @@ class _Predictor:
                 classes=classes,
                 unknown=probability < self._config.unknown_below,
             )
+            if self._pool:
+                self._pool.add(prediction, features[number], probabilities[number])
             if explanations:
                 title, explanation = f"{probability:.2f} {name}", explanations[number]
                 picture = self._pictures.draw(
