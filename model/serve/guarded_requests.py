@@ -117,8 +117,8 @@ class Handler(web.RequestHandler):
         """Return a refusal of a request that comes from a page of another site.
 
         A host name that leads to this machine (DNS rebinding) would make another site's
-        page one of this server, so host names are checked where they are known. A page
-        of another site can also post here, so the Origin header must be this server.
+        page one of this server, so host names are checked. A page of another site can
+        also post here, so the Origin header must be this server.
         """
         allowed: frozenset[str] = self.settings["config"].hosts
         host = self.request.headers.get("Host", "").lower()
@@ -128,11 +128,11 @@ class Handler(web.RequestHandler):
             source_name = source.hostname
         except ValueError:
             return Refusal(403, "The Host or Origin header is not an address.")
-        if allowed and host_name not in allowed:
+        if not self.settings["config"].accepts(host_name):
             return Refusal(
                 421, "This server does not have that host name. See --allowed_hosts."
             )
-        if source.netloc.lower() != host and not (allowed and source_name in allowed):
+        if source.netloc.lower() != host and source_name not in allowed:
             return Refusal(403, "Pages of other sites may not use this server.")
         return None
 

@@ -19,7 +19,7 @@ from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 6
-_THUMBNAIL_PX = 160
+_THUMBNAIL_PX, _LARGE_PX = 160, 1024
 _CACHED_THUMBNAILS = 1024  # about 5 KB each
 
 
@@ -69,6 +69,7 @@ class Service:
         self._step = classifier.predict_step()
         self._lock = threading.Lock()  # of the network
         self.thumbnail = functools.lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
+        self.large = functools.partial(self._thumbnail, side=_LARGE_PX)
 
     def warm_up(self) -> None:
         """Start the processes and classify a photo, so that no visitor waits for it."""
@@ -100,7 +101,7 @@ class Service:
         """End the processes."""
         self._decoders.close()
 
-    def _thumbnail(self, sha256: str) -> bytes:
+    def _thumbnail(self, sha256: str, side: int = _THUMBNAIL_PX) -> bytes:
         """Return a small JPEG of the training photo of this SHA-256, or raise KeyError.
 
         A number would name another photo of another run, and browsers cache thumbnails.
@@ -108,4 +109,4 @@ class Service:
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:
             raise KeyError(sha256)
-        return opencv.thumbnail_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
+        return opencv.thumbnail_jpeg(explainer.training_photo(row), side)

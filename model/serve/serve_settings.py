@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import ipaddress
+import socket
 
 from model.predict import predict_settings
 from pipeline.system import config_flags
@@ -35,8 +36,15 @@ class Config:
     allowed_hosts: str = _address(
         "",
         "Host names, separated by commas, by which browsers may reach the server; by "
-        "default this computer's, or any if --host is set.",
+        "default this computer's names and addresses.",
         value="NAMES",
+    )
+    collect: str = _setting(
+        "",
+        "Folder for photos that visitors give another class; by default nothing is "
+        "stored.",
+        value="FOLDER",
+        group="Predictions",
     )
     top: int = predict_settings.top()
     unknown_below: float = predict_settings.unknown_below()
@@ -77,8 +85,24 @@ class Config:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Host names, in lower case, by which browsers may call; empty for any."""
+        """Host names, in lower case, whose pages may call, by whichever port."""
         names = {name.strip().lower() for name in self.allowed_hosts.split(",")}
         if self.is_loopback:
             names |= {"localhost", "127.0.0.1", "::1", self.host.lower()}
         return frozenset(names - {""})
+
+    def accepts(self, host_name: str | None) -> bool:
+        """Return whether the Host header of a request may have this name.
+
+        On a network, also an address may stand there, or this computer's name. A page
+        of another site that leads its own name here (DNS rebinding) has neither.
+        """
+        if self.hosts:
+            return host_name in self.hosts
+        own_name = socket.gethostname().lower()
+        if host_name in {"localhost", own_name, f"{own_name}.local"}:
+            return True
+        try:
+            return bool(ipaddress.ip_address(host_name or ""))
+        except ValueError:
+            return False

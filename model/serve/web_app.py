@@ -7,6 +7,7 @@ in them do not reach the file system, and every error is one line of JSON.
 import asyncio
 import concurrent.futures
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tornado import iostream, web
 
 from model.predict import output_formats
 from model.predict.classifier import UNKNOWN
-from model.serve import guarded_requests, prediction_service
+from model.serve import collected_photos, guarded_requests, prediction_service
 from model.serve.guarded_requests import Refusal
 from model.serve.serve_settings import Config
 from pipeline.images import opencv
@@ -49,6 +50,7 @@ def application(service: prediction_service.Service, config: Config) -> web.Appl
             ("/", _Page),
             ("/health", _Health),
             ("/predict", _Predict),
+            *([("/collect", _Collect)] if config.collect else []),
             ("/thumbnails/([^/]+)", _Thumbnail),
             ("/page/([^/]+)", _Asset),
         ],
@@ -56,12 +58,14 @@ def application(service: prediction_service.Service, config: Config) -> web.Appl
         log_function=lambda _: None,
         service=service,
         config=config,
+        collected=config.collect and collected_photos.CollectedPhotos(config.collect),
         class_names=names,
         photos=set(),  # the handlers of photos that are being uploaded or classified
         threads=concurrent.futures.ThreadPoolExecutor(config.max_requests),
         page=html_templates.load_template(_PAGE / "serve.html").render(
             run=service.classifier.name,
             class_names=names,
+            collects=bool(config.collect),
             max_upload_mb=config.max_upload_mb,
             max_upload_bytes=config.max_upload_mb << 20,
         ),
@@ -104,8 +108,9 @@ class _Health(guarded_requests.Handler):
 class _Thumbnail(guarded_requests.Handler):
     async def answer(self, name: str) -> None:
         service: prediction_service.Service = self.settings["service"]
+        read = service.large if self.request.query == "large" else service.thumbnail
         try:
-            thumbnail = await asyncio.to_thread(service.thumbnail, name)
+            thumbnail = await asyncio.to_thread(read, name)
         except KeyError as error:
             raise Refusal(404, "There is no such training photo.") from error
         except (DataError, ImageError, OSError) as error:
@@ -130,9 +135,13 @@ class _Predict(guarded_requests.UploadHandler):
             raise Refusal(400, f"{min(unknown)}: expected the option top or explain.")
         top = self._number("top", self.settings["config"].top, at_least=1)
         explained = self._number("explain", 0) > 0
+        return await self._in_thread(self._classify, photo, top, explained)
+
+    async def _in_thread(self, work: Callable[..., dict[str, Any]], *of: Any) -> Any:
+        """Let a thread work on a photo; refuse one that cannot be used."""
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                self.settings["threads"], self._classify, photo, top, explained
+                self.settings["threads"], work, *of
             )
         except ImageError as error:
             status = _STATUS_OF_KIND.get(error.kind, 422)
@@ -174,6 +183,33 @@ class _Predict(guarded_requests.UploadHandler):
                 for similar in result.explanation.similar
             ]
         return response
+
+
+class _Collect(_Predict):
+    """Store a photo with the label that a visitor gives it."""
+
+    async def _answer(self, photo: bytes) -> dict[str, Any]:
+        # Not get_query_argument, which changes spaces and control characters.
+        names = self.request.query_arguments.get("label", [b""])
+        label = names[0].decode("utf-8", "replace")
+        if label not in self.settings["class_names"]:
+            raise Refusal(400, "label: expected one of the classes.")
+        number = self.settings["class_names"].index(label)
+        try:
+            return await self._in_thread(self._collect, photo, number)
+        except OSError as error:
+            command_line.log(f"error: --collect: {error}")
+            message = "The photo cannot be stored. See the server's log."
+            raise Refusal(507, message) from error
+
+    def _collect(self, photo: bytes, label: int) -> dict[str, Any]:
+        service: prediction_service.Service = self.settings["service"]
+        probabilities = service.classify(photo, explained=False).probabilities
+        ((predicted, probability),) = service.classifier.most_probable(probabilities, 1)
+        self.settings["collected"].add(
+            photo, service.classifier.class_names[label], predicted, probability
+        )
+        return {"label": self.settings["class_names"][label]}
 
 
 def _jpeg_url(pixels: np.ndarray) -> str:

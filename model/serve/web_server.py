@@ -118,10 +118,17 @@ def listen(config: Config) -> socket.socket:
 
 
 def url(config: Config, listening: socket.socket) -> str:
-    """Return the address of the page for a browser on this machine."""
+    """Return the address of the page, for browsers in the network if it is served."""
     host, port = listening.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
+        outside = "192.0.2.1" if listening.family == socket.AF_INET else "2001:db8::1"
+        with (
+            socket.socket(listening.family, socket.SOCK_DGRAM) as probe,
+            contextlib.suppress(OSError),  # no network
+        ):
+            probe.connect((outside, 9))  # sends nothing; chooses the network's address
+            host = probe.getsockname()[0]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
@@ -188,8 +195,8 @@ async def _run(
     command_line.log(f"ready: {url(config, listening)}  (Ctrl-C stops it)")
     if not config.is_loopback:
         command_line.log(
-            f"note: every machine that can reach {config.host} can use this server; "
-            "there is no password"
+            f"note: anybody on the network can use this server ({config.host}); there "
+            "is no password"
         )
     received = await signals.get()
     server.stop()

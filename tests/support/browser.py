@@ -37,6 +37,8 @@ def opened(width=1280, height=900, *, dark=False):
         "--disable-background-networking",
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         "--hide-scrollbars",
+        "--use-fake-device-for-media-stream",  # a camera that shows a green picture
+        "--use-fake-ui-for-media-stream",
         f"--window-size={width},{height}",
     ):
         options.add_argument(argument)

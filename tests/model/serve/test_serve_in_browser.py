@@ -5,7 +5,7 @@ import base64
 import cv2
 import pytest
 
-from tests.support import browser, drawn_photos
+from tests.support import browser, drawn_photos, server_process
 
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
@@ -158,3 +158,112 @@ def test_the_page_loads_and_runs_nothing_from_other_sites(page, server):
         "document.head.append(inline); return window.ran"
     )
     assert ran is None
+
+
+def drop_all(page, photos):
+    """Drops several files at once."""
+    page.execute_script(
+        "classifyAll(arguments[0].map(([name, encoded]) => new File("
+        "[Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0))], name)))",
+        [[name, base64.b64encode(data).decode()] for name, data in photos.items()],
+    )
+
+
+def test_several_photos_are_listed_with_their_answers_or_errors(page):
+    drop_all(page, {"r.jpg": photo(), "bad.jpg": b"no photo", "b.jpg": photo("blue")})
+    until(page, lambda page: "%" in every(page, "#list .said")[2].text)
+    red, bad, blue = (said.text for said in every(page, "#list .said"))
+    assert red.startswith("red · ")
+    assert bad == "not an image of a known format"
+    assert blue.startswith("blue · ")
+    assert not find(page, "#result").is_displayed()
+    every(page, "#list button")[2].click()
+    until(page, lambda page: find(page, "#answer").text == "blue")
+    assert find(page, "#file-name").text.startswith("b.jpg")
+    drop(page, photo("green"))
+    until(page, lambda page: find(page, "#answer").text == "green")
+    assert not find(page, "#list").is_displayed()
+
+
+def test_each_photo_that_is_shown_can_be_enlarged(page):
+    drop(page, photo())
+    answer(page)
+    for selector, width in (("#enlarge", 160), ("#neighbours button", 0)):
+        find(page, selector).click()
+        until(page, lambda page: loaded(page, "#large-photo"))
+        large = find(page, "#large-photo")
+        assert large.is_displayed()
+        assert large.size["width"] > 300
+        natural = page.execute_script("return arguments[0].naturalWidth", large)
+        assert natural == width or not width
+        find(page, "#close").click()
+        assert not large.is_displayed()
+    drop(page, photo(extension=".tiff"))  # which browsers do not show
+    until(page, lambda page: find(page, "#file-name").text.startswith("flower"))
+    answer(page)
+    find(page, "#enlarge").click()
+    until(page, lambda page: loaded(page, "#large-photo"))
+
+
+def test_the_camera_is_classified_live_without_a_queue_of_requests(page):
+    find(page, "#camera").click()
+    until(page, lambda page: "%" in find(page, "#live-answer").text)
+    page.execute_script(
+        "window.sent = window.most = window.open = 0;"
+        "const send = window.fetch;"
+        "window.fetch = async (...words) => {"
+        "  sent += 1; open += 1; most = Math.max(most, open);"
+        "  await new Promise((done) => setTimeout(done, 1000));"
+        "  try { return await send(...words); } finally { open -= 1; }"
+        "};"
+    )
+    until(page, lambda page: page.execute_script("return sent") == 2)
+    assert page.execute_script("return most") == 1
+    find(page, "#stop").click()
+    assert not find(page, "#live").is_displayed()
+    until(page, lambda page: find(page, "#file-name").text.startswith("camera.jpg"))
+    assert page.execute_script("return camera") is None
+    assert page.get_log("browser") == []
+
+
+def test_without_https_a_phone_takes_single_photos(page, tmp_path):
+    script = "Object.defineProperty(navigator, 'mediaDevices', {value: undefined});"
+    added = page.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": script}
+    )
+    try:
+        page.refresh()
+        assert not find(page, "#camera").is_displayed()
+        assert find(page, "#snap").is_displayed()
+        snapshot = find(page, "#snapshot")
+        assert snapshot.get_attribute("capture") == "environment"
+        (tmp_path / "phone.jpg").write_bytes(photo("blue"))
+        snapshot.send_keys(str(tmp_path / "phone.jpg"))
+        assert answer(page) == "blue"
+    finally:
+        page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+def test_a_wrong_answer_is_corrected_and_collected(window, shared_run, tmp_path):
+    folder = tmp_path / "collected"
+    with server_process.running(shared_run, f"--collect={folder}") as server:
+        browser.emulate(window, 375, 700)
+        window.get(server.url)
+        drop(window, photo())
+        assert answer(window) == "red"
+        select = find(window, "#label")
+        assert select.get_attribute("value") == "red"
+        select.send_keys("blue")
+        find(window, "#correct").click()
+        until(window, lambda page: find(page, "#kept").text == "saved as blue")
+        width = window.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 375
+    (path,) = folder.glob("*/*")
+    assert path.parent.name == "blue"
+    assert path.read_bytes() == photo()
+
+
+def test_nothing_can_be_collected_unless_a_folder_is_named(page):
+    drop(page, photo())
+    answer(page)
+    assert not every(page, "#correction")

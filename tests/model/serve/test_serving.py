@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -120,11 +121,36 @@ class TestErrors:
     [
         ("127.0.0.1", True, "http://127.0.0.1:"),
         ("localhost", True, "http://127.0.0.1:"),
-        ("0.0.0.0", False, "http://127.0.0.1:"),
+        ("0.0.0.0", False, "http://"),
     ],
 )
 def test_the_url_is_one_that_this_machine_can_open(host, loopback, url):
     config = serve_settings.Config(host=host, port=0)
     assert config.is_loopback == loopback
     with web_server.listen(config) as listening:
-        assert web_server.url(config, listening).startswith(url)
+        address = web_server.url(config, listening)
+        assert address.startswith(url)
+        name, port = urlsplit(address).hostname, urlsplit(address).port
+        assert config.accepts(name)
+        socket.create_connection((name, port), timeout=5).close()
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [({"192.0.2.1": "192.168.7.5"}, "192.168.7.5"), ({}, "127.0.0.1")],
+    ids=["network", "no network"],
+)
+def test_the_url_is_that_of_the_network_if_there_is_one(monkeypatch, network, expected):
+    class Probe(socket.socket):
+        def connect(self, address):
+            if address[0] not in network:
+                raise OSError("Network is unreachable")
+            self.address = network[address[0]]
+
+        def getsockname(self):
+            return getattr(self, "address", "0.0.0.0"), 8000
+
+    config = serve_settings.Config(host="0.0.0.0")
+    with Probe(socket.AF_INET) as listening:
+        monkeypatch.setattr(web_server.socket, "socket", Probe)
+        assert web_server.url(config, listening) == f"http://{expected}:8000/"

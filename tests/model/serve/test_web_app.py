@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import socket
 import threading
@@ -17,10 +18,15 @@ import requests
 
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 
-from model.serve import prediction_service, serve_settings, web_app
+from model.serve import (
+    collected_photos,
+    prediction_service,
+    serve_settings,
+    web_app,
+)
 from pipeline.images import opencv
 from pipeline.system import sandbox
-from tests.support import drawn_photos, server_process
+from tests.support import conversions, drawn_photos, server_process
 
 CONFIG = {"max_upload_mb": 1, "max_requests": 4, "upload_timeout_s": 5, "top": 2}
 
@@ -107,6 +113,9 @@ class TestPredict:
             assert thumbnail.headers["content-type"] == "image/jpeg"
             assert thumbnail.headers["cache-control"] == "private, max-age=3600"
             assert thumbnail.content[:2] == b"\xff\xd8"
+            large = client.get(similar["thumbnail"] + "?large").content
+            row = rows[similar["photo"]]
+            assert opencv.decode_rgb(large).shape == (row.height, row.width, 3)
 
     def test_an_improbable_answer_is_unknown(self, service, monkeypatch):
         unsure = dataclasses.replace(service.classifier, temperature=100.0)
@@ -297,12 +306,115 @@ class TestOtherSites:
         response = client.post("/predict", data=photo(), headers=headers)
         assert response.status_code == 200
 
-    def test_any_host_name_is_answered_if_none_is_named(self, service):
+    def test_on_a_network_addresses_and_own_names_are_answered(self, service):
+        own = socket.gethostname()
         with running(service, host="0.0.0.0") as client:
-            headers = {"host": "flowers.example"}
-            assert client.get("/health", headers=headers).status_code == 200
-            headers["origin"] = "http://evil.example"
+            for host in ("192.168.7.5:8000", "[fd00::1]:80", "localhost", own.upper()):
+                headers = {"host": host}
+                assert client.get("/health", headers=headers).status_code == 200
+            # DNS rebinding: the name of another site that leads to this computer.
+            for host in ("evil.example:8000", "", "192.168.7.5.evil.example"):
+                headers = {"host": host}
+                assert client.get("/health", headers=headers).status_code in (400, 421)
+            headers = {"host": "192.168.7.5", "origin": "http://192.168.7.6"}
             assert client.get("/health", headers=headers).status_code == 403
+            headers["origin"] = "http://localhost"
+            assert client.get("/health", headers=headers).status_code == 403
+
+    def test_a_proxy_is_answered_by_its_name_alone(self, service):
+        config = {"host": "0.0.0.0", "allowed_hosts": "flowers.example"}
+        with running(service, **config) as client:
+            for host, status in (("flowers.example", 200), ("192.168.7.5", 421)):
+                headers = {"host": host}
+                assert client.get("/health", headers=headers).status_code == status
+
+
+class TestCollect:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return tmp_path / "collected"
+
+    @pytest.fixture
+    def collecting(self, service, folder):
+        with running(service, collect=str(folder)) as client:
+            yield client
+
+    def names(self, folder):
+        return {p.relative_to(folder).as_posix() for p in folder.glob("*/*")}
+
+    def test_nothing_is_collected_unless_a_folder_is_named(self, client):
+        response = client.post("/collect?label=red", data=photo())
+        assert response.status_code == 404
+        assert "correction" not in client.get("/").text
+
+    def test_a_photo_lies_in_its_class_folder_and_may_change_its_label(
+        self, collecting, folder
+    ):
+        data, other = photo(), photo(extension=".png")
+        sha256 = hashlib.sha256(data).hexdigest()
+        for label in ("blue", "green", "green"):
+            response = collecting.post(f"/collect?label={label}", data=data)
+            assert response.json() == {"label": label}
+            assert self.names(folder) == {f"{label}/{sha256}.jpg"}
+        assert (folder / "green" / f"{sha256}.jpg").read_bytes() == data
+        collecting.post("/collect?label=red", data=other)
+        assert f"red/{hashlib.sha256(other).hexdigest()}.png" in self.names(folder)
+        lines = (folder / ".collected.jsonl").read_text().splitlines()
+        assert [json.loads(line)["label"] for line in lines] == [
+            *("blue", "green", "green", "red"),
+        ]
+        assert {json.loads(line)["predicted"] for line in lines} == {"red"}
+
+    def test_what_is_collected_can_be_converted(self, collecting, folder, tmp_path):
+        for label in ("blue", "green", "red"):
+            collecting.post(f"/collect?label={label}", data=photo(label))
+        found = conversions.convert(folder, tmp_path / "records").manifest
+        assert [row.class_name for row in found.rows] == ["blue", "green", "red"]
+
+    @pytest.mark.parametrize(
+        ("query", "data", "headers", "status"),
+        [
+            ("label=tulip", photo(), {}, 400),
+            ("", photo(), {}, 400),
+            ("label=red", b"no photo", {}, 415),
+            ("label=red", b"", {}, 400),
+            ("label=red", photo(), {"origin": "http://evil.example"}, 403),
+            ("label=../red", photo(), {}, 400),
+        ],
+    )
+    def test_other_requests_store_nothing(
+        self, collecting, folder, query, data, headers, status
+    ):
+        response = collecting.post(f"/collect?{query}", data=data, headers=headers)
+        assert response.status_code == status, response.text
+        assert not [*folder.iterdir()]
+
+    @pytest.mark.parametrize("limit", ["MAX_PHOTOS", "MAX_BYTES"])
+    def test_a_full_folder_refuses_new_photos_also_after_a_restart(
+        self, service, folder, monkeypatch, capsys, limit
+    ):
+        data = photo("red", 1)
+        monkeypatch.setattr(
+            collected_photos, limit, 1 if limit == "MAX_PHOTOS" else len(data) + 9
+        )
+        for statuses in ([200, 507, 200], [200, 507, 200]):
+            with running(service, collect=str(folder)) as client:
+                answers = [
+                    client.post(f"/collect?label={label}", data=data).status_code
+                    for label, data in (
+                        ("red", data),
+                        ("red", photo("red", 2)),
+                        ("blue", data),  # is there: only its label changes
+                    )
+                ]
+                assert answers == statuses
+        assert len(self.names(folder)) == 1
+        assert f"--collect: {folder} is full: at most" in capsys.readouterr().err
+
+    def test_a_class_whose_name_is_no_folder_has_one_all_the_same(self, tmp_path):
+        collected = collected_photos.CollectedPhotos(str(tmp_path))
+        path = collected.add(photo(), "../a/b", "red", 0.5)
+        assert path.parent.parent == tmp_path
 
 
 def test_every_response_has_security_headers(client):
