@@ -29,12 +29,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     from model.evaluation import evaluation_data, run_evaluation
     from model.reports import html_report, report_facts, tensorboard_pages
-    from model.runs import finished_run
+    from model.runs import run_list
     from model.weights import preprocessing_overrides
 
     if config.ckpt:
         return _evaluate_pretrained(config)
-    run = finished_run.read(config.run_dir)
+    run = run_list.read(config.run_dir)
     preprocessing_overrides.log(run.spec)
     folder = config.data or str(run.records_folder())
     with evaluation_data.open_data(
@@ -113,6 +113,12 @@ def main(typed: dict[str, Any]) -> None:
     is_unsplit = data and not Path(data, manifest.HEAD_NAME).exists()
     default = {"split": "all"} if "ckpt" in typed or is_unsplit else {}
     config = config_flags.build(Config, default | typed)
+    if config.list:
+        from model.runs import run_list
+
+        text = run_list.show(config.runs_dir, sort=config.sort, as_json=config.json)
+        command_line.say(text)
+        return
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.evaluation.compare import comparison

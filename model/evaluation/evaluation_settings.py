@@ -9,6 +9,7 @@ from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, basic=True)
 _subject = functools.partial(_setting, group="What to evaluate")
+_list = functools.partial(config_flags.setting, group="What to evaluate")
 _photos = functools.partial(_setting, group="Photos")
 _results = functools.partial(_setting, group="Results")
 GATES = {"min_accuracy": "accuracy", "min_balanced_accuracy": "balanced accuracy"}
@@ -30,7 +31,10 @@ class Config:
     """Settings of an evaluation."""
 
     run_dir: str = _subject(
-        "runs/latest", "Run to evaluate; runs/latest is the newest.", value="FOLDER"
+        "runs/latest",
+        "Run to evaluate; runs/latest is the newest, best the one with the lowest "
+        "validation loss on the newest data.",
+        value="FOLDER",
     )
     runs: str = _subject(
         "",
@@ -38,6 +42,12 @@ class Config:
         "with each of the others.",
         value="FOLDERS",
     )
+    list: bool = _subject(False, "Lists all runs with their figures, newest first.")
+    runs_dir: str = _list("runs", "Folder whose runs --list shows.", value="FOLDER")
+    sort: str = _list(
+        "time", "Order of --list: newest or best first.", choices=("time", "accuracy")
+    )
+    json: bool = _list(False, "Prints --list as JSON.")
     ckpt: str = weight_settings.ckpt()
     arch: str = weight_settings.arch()
     labels: str = weight_settings.labels()
@@ -95,6 +105,10 @@ class Config:
         config_flags.check(self)
         if self.layout and not self.data:
             raise ValueError("--layout: expected --data, a folder of photos")
+        if self.list:
+            self._refuse_with("list", ("run_dir", "runs", "ckpt"))
+        elif name := self._changed("runs_dir", "sort", "json"):
+            raise ValueError(f"--{name}: expected --list")
         if self.runs:
             names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
             self._refuse_with("runs", (*names, *GATES))
@@ -117,13 +131,17 @@ class Config:
             )
 
     def _refuse_with(self, chosen: str, names: Sequence[str]) -> None:
-        for name in names:
-            if getattr(self, name) != getattr(type(self), name):
-                other = "preprocessing" if name == "overrides" else f"--{name}"
-                raise ValueError(f"--{chosen} and {other}: expected only one of them")
+        if name := self._changed(*names):
+            other = "preprocessing" if name == "overrides" else f"--{name}"
+            raise ValueError(f"--{chosen} and {other}: expected only one of them")
+
+    def _changed(self, *names: str) -> str:
+        """Return the first of these settings that is not the default; "" if all are."""
+        differ = (n for n in names if getattr(self, n) != getattr(type(self), n))
+        return next(differ, "")
 
     @property
-    def run_dirs(self) -> list[str]:
+    def run_dirs(self) -> Sequence[str]:
         """Folders that `runs` names."""
         return self.runs.split(",")
 

@@ -17,7 +17,10 @@ class Config:
     """Settings of an export."""
 
     run_dir: str = _run(
-        "runs/latest", "Run to export; runs/latest is the newest.", value="FOLDER"
+        "runs/latest",
+        "Run to export; runs/latest is the newest, best that with the lowest "
+        "validation loss.",
+        value="FOLDER",
     )
     data: str = _run(
         "",

@@ -21,7 +21,7 @@ from model.export.export_settings import Config
 from model.export.formats import litert, onnx_file, saved_model
 from model.loop import training_loop
 from model.networks import registry
-from model.runs import finished_run, run_folder
+from model.runs import finished_run, run_folder, run_list
 from model.weights import model_variables, weight_file
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -47,7 +47,7 @@ def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     """Write the weights of a run; return {"layer/variable": shape} of the file."""
     path = Path(config.weights)
     weight_file.writer_of(path)  # refuses any other ending
-    run = finished_run.read(config.run_dir)
+    run = run_list.read(config.run_dir)
     command_line.log(run_evaluation.describe(run))
     model = run.load_model()
     arrays = model_variables.gather(model)
@@ -73,7 +73,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
     """
     packages = PACKAGES.get(config.format, ())
     converters.require_packages(f"--format={config.format}", *packages)
-    run = finished_run.read(config.run_dir)
+    run = run_list.read(config.run_dir)
     path = choose_path(run.directory, config)
     card = model_card.choose(path, config.format)
     source = exportable.load_run(run)

@@ -10,7 +10,7 @@ from model.evaluation import grad_cam, run_evaluation
 from model.loop import metrics, traced_function
 from model.networks import batch_norm_folding
 from model.predict import similar_photos
-from model.runs import finished_run
+from model.runs import finished_run, run_list
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
 from pipeline.records import stored_photo
@@ -62,7 +62,7 @@ class Classifier:
 
 def load_run(run_dir: str) -> Classifier:
     """Load a finished run."""
-    run = finished_run.read(run_dir)
+    run = run_list.read(run_dir)
     return Classifier(
         name=run.directory.name,
         model=run.load_model(),

@@ -17,7 +17,8 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 run_dir = functools.partial(
     _input,
     "runs/latest",
-    "Run whose network classifies the photos; runs/latest is the newest.",
+    "Run whose network classifies the photos; runs/latest is the newest, best "
+    "that with the lowest validation loss.",
     value="FOLDER",
 )
 top = functools.partial(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.runs import run_folder, saved_network
+from model.runs import run_folder
 from model.runs.run_folder import RunError
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
@@ -17,7 +17,7 @@ from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 # What reading damaged JSON raises.
-_JSON_FAULTS = (
+JSON_FAULTS = (
     *(FileNotFoundError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
@@ -77,7 +77,7 @@ class FinishedRun:
                 if "l2" in values:
                     float(expect("l2", values["l2"], float))
                 results.append(values)
-            except _JSON_FAULTS as error:
+            except JSON_FAULTS as error:
                 raise _damaged(f"{path} line {number}", error) from error
         return results
 
@@ -167,6 +167,8 @@ class FinishedRun:
 
     def load_model(self) -> Any:
         """Load the saved network, float32: image -> logits."""
+        from model.runs import saved_network  # needs Keras
+
         return saved_network.load(
             self._model_path,
             size_px=self.spec.size_px,
@@ -299,7 +301,7 @@ def read_json(
     """
     try:
         return extract(json.loads(_read(path)))
-    except _JSON_FAULTS as error:
+    except JSON_FAULTS as error:
         raise _damaged(path, error, advice) from error
 
 

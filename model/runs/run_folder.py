@@ -34,17 +34,17 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from model.loop.training_loop import EpochResult
-from model.weights import restore, weight_file
 from pipeline.records import manifest
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
+
+if TYPE_CHECKING:
+    from model.loop.training_loop import EpochResult
+    from model.weights import restore
 
 LATEST = "latest"
 CONFIG_NAME = "config.json"
@@ -63,6 +63,9 @@ class RunError(DataError):
 
 def versions() -> dict[str, str]:
     """Return the versions of Graft and the libraries that compute."""
+    import keras
+    import tensorflow as tf
+
     return {
         "graft": manifest.GRAFT_VERSION,
         "tensorflow": tf.__version__,
@@ -233,11 +236,11 @@ class RunFolder:
         writer.writerows(photo.values() for photo in result["photos"])
         self.write_text(NEAR_COPIES, text.getvalue())
 
-    def write_metrics(self, results: Sequence[EpochResult]) -> None:
+    def write_metrics(self, results: "Sequence[EpochResult]") -> None:
         """Replace metrics.jsonl by one line for each result."""
         self.write_text("metrics.jsonl", "".join(map(_line, results)))
 
-    def append_metrics(self, result: EpochResult) -> None:
+    def append_metrics(self, result: "EpochResult") -> None:
         """Append the line of an epoch to metrics.jsonl."""
         if self.writes:
             path = self.directory / "metrics.jsonl"
@@ -252,6 +255,8 @@ class RunFolder:
         """
         if not self.writes:
             return
+        from model.weights import weight_file
+
         path = self.directory / MODEL_NAME
         with file_system.replacing(path, suffix=".partial.keras") as partial:
             model.save(partial)
@@ -275,7 +280,7 @@ class RunFolder:
 
     def write_ledger(
         self,
-        entries: Sequence[restore.Entry],
+        entries: "Sequence[restore.Entry]",
         metadata: dict[str, Any],
         before: dict[str, str],
         after: dict[str, str],
@@ -298,5 +303,5 @@ class RunFolder:
         self.write_json("ledger.json", content)
 
 
-def _line(result: EpochResult) -> str:
+def _line(result: "EpochResult") -> str:
     return json.dumps(result.as_dict()) + "\n"

@@ -1,0 +1,149 @@
+"""List the runs of a folder with their figures, and find the best, without TensorFlow.
+
+A run counts as evaluated if evaluation/test.json is of its own records and not older
+than its model.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.runs import finished_run, run_folder
+from pipeline.system import command_line
+from pipeline.system.errors import DataError
+
+BEST = "best"
+_TIME = "%Y-%m-%d %H:%M:%S"
+
+
+def list_runs(folder: str, sort: str = "time") -> list[dict[str, Any]]:
+    """Return what is known of each run, newest or, with "accuracy", best first.
+
+    Runs of --seeds or --folds are one entry. One that cannot be read has a "problem".
+    """
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such folder. Train a run first: python train.py")
+    paths = [path for path in Path(folder).iterdir() if run_folder.is_run(path)]
+    runs = [_describe(path) for path in paths if path.name != run_folder.LATEST]
+    runs.sort(key=lambda run: (run["began"], run["run"]), reverse=True)
+    if sort == "accuracy":
+        runs.sort(key=lambda run: -(run.get("accuracy") or 0))
+    return runs
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    is_one = not (path / run_folder.REPEATS).exists()
+    name = run_folder.CONFIG_NAME if is_one else run_folder.REPEATS
+    files = [Path(top, file) for top, _, names in os.walk(path) for file in names]
+    known = {
+        "run": str(path),
+        "began": time.strftime(_TIME, time.localtime((path / name).lstat().st_mtime)),
+        "bytes": sum(file.lstat().st_size for file in files),
+    }
+    try:
+        return known | (_of_run(path) if is_one else _of_repeats(path))
+    except (*finished_run.JSON_FAULTS, OSError, DataError) as error:
+        return known | {"problem": str(error) or repr(error)}
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    run = finished_run.read(str(path))
+    facts, digest = _of_config(run), run.manifest_digest
+    if (path / "metrics.jsonl").exists():
+        losses = [result["validation_loss"] for result in run.results()]
+        facts["validation_loss"] = min(losses, default=None)
+    evaluation = run.evaluation_path("test", digest)
+    model = path / run_folder.MODEL_NAME
+    if evaluation.exists() and evaluation.stat().st_mtime >= model.stat().st_mtime:
+        figures = finished_run.read_json(evaluation, dict, "Evaluate the run again.")
+        if figures["data"]["manifest_digest"] == digest:
+            facts |= _accuracy(figures)
+    return facts
+
+
+def _of_repeats(path: Path) -> dict[str, Any]:
+    """Return the facts of runs of --seeds or --folds; of folds the pooled accuracy."""
+    content = finished_run.read_json(path / run_folder.REPEATS, dict)
+    facts: dict[str, Any] = {"repeats": len(content.get("accuracy", {}))}
+    for name in sorted(content.get("accuracy", {}))[:1]:
+        facts |= _of_config(finished_run.read(str(path / Path(name).name)))
+        facts["accuracy"] = float(content["mean"])
+    facts |= {"data": str(content["settings"]["data"]), "manifest_digest": ""}
+    return facts | (_accuracy(content["all_photos"]) if "all_photos" in content else {})
+
+
+def _of_config(run: finished_run.FinishedRun) -> dict[str, Any]:
+    data, stages = run.config["data"], run.config.get("stages", ())
+    layers = [str(stage["train_from"]) for stage in stages]
+    counts = [sum(n.values()) for n in data.get("counts", {}).values()]
+    return {
+        "network": run.config["network"],
+        "trained": ", ".join("head" if n == "logits" else f"from {n}" for n in layers),
+        "data": data["path"],
+        "manifest_digest": run.manifest_digest,
+        "photos": sum(counts) if counts else None,
+    }
+
+
+def _accuracy(figures: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = map(float, figures["accuracy_ci95"])
+    return {"accuracy": float(figures["accuracy"]), "accuracy_ci95": [low, high]}
+
+
+def show(folder: str, *, sort: str, as_json: bool) -> str:
+    """Return the runs of a folder as JSON, or as a table and lines for damaged runs."""
+    runs = list_runs(folder, sort)
+    if as_json:
+        return json.dumps(runs, indent=2)
+    rows = []
+    for run in runs:
+        if "problem" in run:
+            continue
+        accuracy, interval = "not evaluated", None
+        if run.get("accuracy") is not None:
+            accuracy = f"{run['accuracy']:.4f}"
+        if "accuracy_ci95" in run:
+            interval = "{:.4f} to {:.4f}".format(*run["accuracy_ci95"])
+        name = run["run"] + (f" ({run['repeats']} runs)" if "repeats" in run else "")
+        texts = name, run.get("network"), run.get("trained"), run["data"]
+        rows.append(
+            (
+                *(command_line.one_line(text) if text else None for text in texts),
+                run["began"],
+                run.get("photos"),
+                accuracy,
+                interval,
+                f"{run['bytes'] / 1e6:.1f}",
+            )
+        )
+    columns = ("run", "network", "trained", "data", "began", "photos", "test accuracy")
+    lines = command_line.table((*columns, "95 % interval", "MB"), rows, left=4)
+    problems = [run["problem"] for run in runs if "problem" in run]
+    return "\n".join([*lines, *map(command_line.one_line, problems)])
+
+
+def read(run_dir: str) -> finished_run.FinishedRun:
+    """Open a finished run; "best", or FOLDER/best, is the best run of runs/ or FOLDER.
+
+    That is the one with the lowest validation loss of those that were trained on the
+    newest data: the records of the run that began last. It is logged.
+    """
+    path = Path(run_dir)
+    if path.name != BEST or path.exists():
+        return finished_run.read(run_dir)
+    folder = "runs" if run_dir == BEST else str(path.parent)
+    runs = [r for r in list_runs(folder) if r.get("validation_loss") is not None]
+    if not runs:
+        raise DataError(f"{run_dir}: {folder} holds no finished run. Train one first")
+    same = [r for r in runs if r["manifest_digest"] == runs[0]["manifest_digest"]]
+    best = min(same, key=lambda run: float(run["validation_loss"]))
+    command_line.log(
+        f"best: {best['run']}, with the lowest validation loss "
+        f"({best['validation_loss']:.4f}) of {len(same)} on the newest data, that of "
+        f"{runs[0]['run']}; runs on other data, which do not count: "
+        f"{len(runs) - len(same)}"
+    )
+    return finished_run.read(str(best["run"]))
