@@ -18,7 +18,6 @@ from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:
-    from model.predict.output_formats import Prediction
     from pipeline.images.video_frames import VideoFrames
 
 
@@ -31,9 +30,8 @@ def main(typed: dict[str, Any]) -> None:
     # Only now, so that wrong flags are refused at once.
     from pipeline.images import video_frames
 
-    videos = video_frames.find(config.photos, in_folders=bool(config.every))
-    if config.suggest and videos:
-        raise DataError(f"{videos[0]}: is a video. --suggest expected photos")
+    names = () if config.suggest else config.photos
+    videos = video_frames.find(names, in_folders=bool(config.every))
     # A video is decoded while TensorFlow is imported.
     with contextlib.closing(
         video_frames.VideoFrames(videos, every_s=config.every_s)
@@ -74,13 +72,14 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         elif folder and prediction.time_s is None:
             folder.add(prediction.photo, sorted_photos.folder_of(prediction))
         text = format_prediction(prediction)
-        if _is_written_at_once(prediction, config):
+        if prediction.time_s is None or bool(prediction.num_frames) == config.spans:
             _write(text, raw=raw)
-        elif config.format == "text" and prediction.num_frames:
+        elif config.format == "text" and not config.spans:
             last.append(text)
     _write("".join(["spans of the same answer:\n"] * bool(last) + last), raw=raw)
-    for prediction in pool.suggest() if pool else ():
-        _write(format_prediction(prediction), raw=raw)
+    if pool:
+        count += pool.num_photos
+        _write("".join(map(format_prediction, pool.suggest())), raw=raw)
     if folder:
         folder.log()
     if num_bad:
@@ -88,12 +87,6 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         raise DataError(
             f"{num_bad} of {count} {kinds} could not be read, the first: {first_bad}"
         )
-
-
-def _is_written_at_once(prediction: "Prediction", config: Config) -> bool:
-    if config.suggest:  # of all photos, some are suggested at the end
-        return bool(prediction.problem)
-    return prediction.time_s is None or bool(prediction.num_frames) == config.spans
 
 
 def _write(text: str, *, raw: bool) -> None:

@@ -67,7 +67,7 @@ def predict(
 ) -> Iterator[output_formats.Prediction]:
     """Yield one prediction for each photo, in their order, then those for videos.
 
-    With a pool, which gets the predictions, photos that are not new are left out.
+    A pool gets those for new photos; then only unreadable ones are yielded.
     Files of folders that are no photos, such as notes.txt, are only counted in the log.
     """
     videos = frozenset(frames.videos if frames else ())
@@ -82,7 +82,8 @@ def predict(
     nothing = DataError(f"{where}: there are no photos. Expected photos or folders.")
     if not (count or videos):
         raise nothing
-    predictor = _Predictor(config, photo_classifier, pool)
+    predictor = _Predictor(config, photo_classifier)
+    predictor.pool = pool
     if count:
         with command_line.progress(count, "photo", "predict") as progress:
             for batch in photo_batches.read(
@@ -116,14 +117,10 @@ def _is_other_file(path: str, problem: ImageError) -> bool:
 class _Predictor:
     """Predict batches of photos, with explanations on request."""
 
-    def __init__(
-        self,
-        config: Config,
-        photo_classifier: classifier.Classifier,
-        pool: suggestions.Pool | None,
-    ) -> None:
+    def __init__(self, config: Config, photo_classifier: classifier.Classifier) -> None:
         self.others: list[str] = []  # files of folders that are no photos, and why
-        self._config, self._pool = config, pool
+        self.pool: suggestions.Pool | None = None
+        self._config = config
         self._classifier = photo_classifier
         self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
@@ -143,8 +140,8 @@ class _Predictor:
         features: Sequence[np.ndarray] = ()
         if not len(batch.images):
             logits = np.zeros((0, len(self._classifier.class_names)))
-        elif self._pool:
-            features, logits = self._pool.embed(batch.images.astype(np.float32))
+        elif self.pool:
+            features, logits = self.pool.embed(batch.images.astype(np.float32))
         elif self._explainer is None:
             logits = self._step(batch.images.astype(np.float32))
         else:
@@ -168,8 +165,9 @@ class _Predictor:
                 classes=classes,
                 unknown=probability < self._config.unknown_below,
             )
-            if self._pool:
-                self._pool.add(prediction, features[number], probabilities[number])
+            if self.pool:
+                self.pool.add(prediction, features[number], probabilities[number])
+                continue
             if explanations:
                 title, explanation = f"{probability:.2f} {name}", explanations[number]
                 picture = self._pictures.draw(

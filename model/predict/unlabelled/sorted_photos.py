@@ -26,23 +26,17 @@ _LONGEST_NAME = 255  # bytes of a file's name
 def by_labels(config: Config) -> None:
     """Sort the photos that the CSV file of --sort_by lists by their labels there."""
     root, path = Path(config.photos[0]), Path(config.sort_by)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder. Expected the folder of the photos")
     entries = [*photo_csv.read(path, "")]
     if not entries:
         raise DataError(f"{path}: no photos listed")
-    folder, missing = SortedPhotos(config), []
-    for entry in listed_photos.find_files(root, entries):
-        photo = root / entry.path
-        if photo.is_file():
-            folder.add(str(photo), class_folder(entry.label))
-        else:
-            missing.append(photo)
+    labels = {root / e.path: e.label for e in listed_photos.find_files(root, entries)}
+    folder, missing = SortedPhotos(config), [p for p in labels if not p.is_file()]
+    for photo in (photo for photo in labels if photo not in missing):
+        folder.add(str(photo), class_folder(labels[photo]))
     folder.log()
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} of {len(entries)} photos do not exist, the first: "
-            f"{missing[0]}"
+            f"{path}: {len(missing)} photos do not exist, the first: {missing[0]}"
         )
 
 
@@ -73,8 +67,6 @@ class SortedPhotos:
     def __init__(self, config: Config) -> None:
         """Look at what the folder holds; DataError if it overlaps with the photos'."""
         self._root, self._as_links = Path(config.sort_into), config.sort_as == "links"
-        if self._root.exists() and not self._root.is_dir():
-            raise DataError(f"--sort_into={self._root}: is a file. Expected a folder")
         place = self._root.resolve()
         for folder in (Path(n).resolve() for n in config.photos if Path(n).is_dir()):
             if place.is_relative_to(folder) or folder.is_relative_to(place):
@@ -82,7 +74,6 @@ class SortedPhotos:
                     f"--sort_into={self._root}: overlaps with {folder}, which holds "
                     "the photos. Expected a folder outside of it"
                 )
-        self._folders_before = {path.name for path in self._root.glob("*")}
         # Files that were there before, by their size in bytes.
         self._before: dict[int, list[Path]] = collections.defaultdict(list)
         for parent, _, names in os.walk(self._root):
@@ -91,9 +82,8 @@ class SortedPhotos:
                     if path.is_file():
                         self._before[path.stat().st_size].append(path)
         self._digest = functools.cache(_digest)
-        self._added: collections.Counter[str] = collections.Counter()
-        self._known: list[Path] = []
-        self._elsewhere: list[Path] = []
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._new_folders: list[str] = []
 
     def add(self, photo: str, folder_name: str) -> None:
         """Add a photo to a folder, unless its bytes lay in any of them before.
@@ -102,8 +92,11 @@ class SortedPhotos:
         """
         if before := self._find(Path(photo)):
             is_here = before.relative_to(self._root).parts[0] == folder_name
-            (self._known if is_here else self._elsewhere).append(before)
+            place = "there" if is_here else "in another folder"
+            self._counts[f"already {place}"] += 1
             return
+        if not (self._root / folder_name).exists():
+            self._new_folders.append(folder_name)
         folder = file_system.make_inside(self._root, folder_name)
         stem, ending = os.path.splitext(Path(photo).name)  # noqa: PTH122
         names = (f"{stem}-{number}{ending}" for number in itertools.count(2))
@@ -115,7 +108,7 @@ class SortedPhotos:
             with file_system.scratch_folder(self._root) as scratch:
                 shutil.copy2(photo, scratch / "photo")
                 (scratch / "photo").rename(target)
-        self._added[folder_name] += 1
+        self._counts[folder_name] += 1
 
     def _find(self, photo: Path) -> Path | None:
         """Return a file with the same bytes that was there before."""
@@ -125,17 +118,13 @@ class SortedPhotos:
 
     def log(self) -> None:
         """Log how many photos each folder got, and which folders are new."""
-        parts = [f"{count:,} {name}" for name, count in sorted(self._added.items())]
-        parts += [f"{len(self._known):,} were there"] if self._known else []
-        text = ", ".join(parts) or "nothing"
-        command_line.log(command_line.one_line(f"sorted into {self._root}: {text}"))
-        if self._elsewhere:
-            command_line.note(
-                "photos that lie in another folder there, and were left in it alone: "
-                f"{len(self._elsewhere):,}, the first: {self._elsewhere[0]}"
-            )
-        if new := sorted(self._added.keys() - self._folders_before):
-            command_line.note(f"new class folders: {command_line.first_few(new)}")
+        text = ", ".join(f"{count:,} {name}" for name, count in self._counts.items())
+        command_line.log(
+            command_line.one_line(f"sorted into {self._root}: {text or 'nothing'}")
+        )
+        if self._new_folders:
+            names = command_line.first_few(self._new_folders)
+            command_line.note(f"new class folders: {names}")
 
 
 def _digest(path: Path) -> bytes:

@@ -44,12 +44,8 @@ _MEDIAN_PHOTOS = 512
 def choose(uncertainties: np.ndarray, vectors: np.ndarray, count: int) -> list[int]:
     """Return the indices of up to `count` photos, the most useful one first.
 
-    There are fewer if all others are copies of these.
-
-    Args:
-        uncertainties: Float [num_photos], 0 or more.
-        vectors: Features as float32 [num_photos, num_features], rows of length 1.
-        count: Number of photos to choose.
+    There are fewer if all others are copies of these. Uncertainties are 0 or more; the
+    vectors, float32 [num_photos, num_features], have length 1.
     """
     sample = vectors[:: -(-len(vectors) // _MEDIAN_PHOTOS)]
     between = (2 - 2 * sample @ sample.T)[np.triu_indices(len(sample), 1)]
@@ -72,12 +68,8 @@ class Pool:
         run = classifier.run
         if run is None:
             raise DataError("--suggest: expected a run, found a weight file")
-        try:
-            rows = manifest.read(run.records_folder(config.data)).rows
-            known = {row.sha256 for row in rows if not row.is_gone}
-        except DataError as error:
-            known = run.seen_photos()
-            command_line.note(f"photos for the test may be suggested, too. {error}")
+        rows = manifest.read(run.records_folder(config.data)).rows
+        known = (row.sha256 for row in rows if not row.is_gone)
         # {SHA-256 of a photo: why it is left out}
         self._known = dict.fromkeys(known, "in the records of the run")
         embedder = similar_photos.build_embedder(run, classifier.model)
@@ -88,7 +80,7 @@ class Pool:
         # Paths start here, as pipeline.convert needs them.
         self._root = "." if others or not Path(first).is_dir() else first
         self._left_out: collections.Counter[str] = collections.Counter()
-        self._num_photos = 0
+        self.num_photos = 0  # of which some are suggested
         self._kept: list[tuple[float, np.ndarray, output_formats.Prediction]] = []
 
     def is_new(self, photo: str) -> bool:
@@ -116,7 +108,7 @@ class Pool:
         second, first = np.sort(np.append(probabilities, 0.0))[-2:]
         vector = near_copies.unit_vectors(np.asarray(features)[None])[0]
         self._kept.append((float(1 - first + second), vector, prediction))
-        self._num_photos += 1
+        self.num_photos += 1
         most = max(2 * self._config.suggest, _MOST_BYTES // vector.nbytes)
         if len(self._kept) > 1.25 * most:
             self._kept.sort(key=lambda photo: -photo[0])
@@ -148,7 +140,7 @@ class Pool:
             with file_system.replacing(out / name) as partial:
                 partial.write_text(command_line.as_utf8(text), encoding="utf-8")
         command_line.log(
-            f"suggested: {len(chosen):,} of {self._num_photos:,} photos without a "
+            f"suggested: {len(chosen):,} of {self.num_photos:,} photos without a "
             f"label. To label them, open {out / 'suggestions.html'}"
         )
         return suggested
@@ -178,7 +170,7 @@ class Pool:
             suggested=list(map(self._named, suggested)),
             photos=photos,
             review=review,
-            num_photos=self._num_photos,
+            num_photos=self.num_photos,
         )
 
     def _picture(self, prediction: output_formats.Prediction) -> str:

@@ -61,7 +61,7 @@ class TestSortedPhotos:
         capsys.readouterr()
         sort(new, out, placed)
         assert content(out) == before
-        assert capsys.readouterr().err == f"sorted into {out}: 2 were there\n"
+        assert capsys.readouterr().err == f"sorted into {out}: 2 already there\n"
 
     def test_a_photo_that_was_moved_by_hand_stays_there_alone(
         self, new, tmp_path, capsys
@@ -73,10 +73,8 @@ class TestSortedPhotos:
             "daisy/2024/mine.jpg": b"one",
             "roses/b.jpg": b"two",
         }
-        assert (
-            "note: photos that lie in another folder there, and were left in it alone: "
-            f"1, the first: {out}/daisy/2024/mine.jpg\n"
-        ) in capsys.readouterr().err
+        line = f"sorted into {out}: 1 already in another folder, 1 roses\n"
+        assert line in capsys.readouterr().err
 
     def test_other_photos_of_the_same_name_get_a_number(self, tmp_path):
         new, out = tmp_path / "new", tmp_path / "out"
@@ -123,10 +121,6 @@ class TestSortedPhotos:
         with pytest.raises(DataError, match=r"overlaps with .*/new, which holds"):
             sort(new, tmp_path / out, {})
         assert {path.name for path in new.iterdir()} == {"a.jpg", "deep"}
-
-    def test_a_file_is_refused(self, new, tmp_path):
-        with pytest.raises(DataError, match="is a file"):
-            sort(new, photo(tmp_path / "out"), {})
 
 
 class TestFolderOf:
@@ -185,13 +179,13 @@ class TestByLabels:
             "%6Eone/b.jpg": b"two",
         }
         assert self.sort(new, labels) == expected
-        assert "1 %6Eone, 1 roses\nnote: new class folders: %6Eone" in (
+        assert "1 roses, 1 %6Eone\nnote: new class folders: %6Eone" in (
             capsys.readouterr().err
         )
         assert self.sort(new, labels) == expected
 
     def test_missing_photos_are_an_error_after_the_others_are_sorted(self, new):
-        with pytest.raises(DataError, match=r"1 of 2 photos do not exist.*new/no\.jpg"):
+        with pytest.raises(DataError, match=r"1 photos do not exist.*new/no\.jpg"):
             self.sort(new, "path,label\nno.jpg,roses\na.jpg,roses\n")
         assert content(new.parent / "flowers") == {"roses/a.jpg": b"one"}
 
@@ -207,7 +201,3 @@ class TestByLabels:
         with pytest.raises(DataError, match=message):
             self.sort(new, labels)
         assert not (new.parent / "flowers").exists()
-
-    def test_it_needs_one_folder(self, new):
-        with pytest.raises(DataError, match="no such folder"):
-            self.sort(new / "a.jpg", "path,label\na.jpg,roses\n")
