@@ -89,6 +89,9 @@ def apply(
     `rows` are those of `source.photos`, and records that change go to a part file of
     the data set in `directory`. Earlier corrections stay for photos without new ones.
     """
+    earlier = _earlier(previous)
+    if not (given or earlier):
+        return []
     finder = _Finder(rows, previous)
     answers: dict[int, Correction] = {}
     unfit: dict[str, list[str]] = collections.defaultdict(list)
@@ -104,7 +107,7 @@ def apply(
                 )
         if not indices:
             unfit[finder.why_not(correction)].append(correction.path)
-    for correction in _earlier(previous):
+    for correction in earlier:
         indices = finder.find(correction)
         if reason := _why_dropped(correction, source, indices):
             unfit[reason].append(correction.path)

@@ -210,8 +210,10 @@ const photoPage = (() => {
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     }
-    document.getElementById("review-saved").textContent = rows.length ? `Saved ${rows.length} ${rows.length === 1 ? "row" : "rows"} as ${review.file}.` : "Nothing to save: no answer differs from a label yet.";
-    document.getElementById("review-next").hidden = false;
+    const saved = document.getElementById("review-saved");
+    saved.textContent = rows.length ? `Saved ${rows.length} ${rows.length === 1 ? "photo" : "photos"} as ${review.file}.` : "Nothing to save: no answer differs from a label yet.";
+    saved.hidden = false;
+    document.getElementById("review-next").hidden = !rows.length;
   });
 
   // A table that goes on beyond the edge of the screen says so.
