@@ -23,7 +23,8 @@ _MEASURE = """
 window.taken = [];
 addEventListener("keydown", (event) => requestAnimationFrame(() => {
   const channel = new MessageChannel();
-  channel.port1.onmessage = () => window.taken.push(performance.now() - event.timeStamp);
+  const start = event.timeStamp;
+  channel.port1.onmessage = () => window.taken.push(performance.now() - start);
   channel.port2.postMessage(0);
 }), true);
 """

@@ -1,7 +1,5 @@
 """Make the thumbnails and heat maps of the HTML report, of limited total size."""
 
-import concurrent.futures
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,9 +10,9 @@ from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.records import manifest, stored_photo
-from pipeline.records.manifest_row import ImageError, Row
-from pipeline.system import command_line, html_templates
-from pipeline.system.errors import DataError
+from pipeline.records.manifest_row import Row
+from pipeline.review import photo_review
+from pipeline.system import html_templates
 
 MAX_BYTES = 9 << 20  # 9 MiB: total size of the thumbnails, as data URLs
 _LARGE_PX, _SMALL_PX = 320, 112
@@ -38,24 +36,16 @@ class Thumbnails:
         """
         missing = {row.sha256: row for row in rows if row.sha256 not in self.sources}
         waiting = list(missing.values())
-        make = functools.partial(self._small, side=_LARGE_PX if large else _SMALL_PX)
+        side = _LARGE_PX if large else _SMALL_PX
         total_bytes = sum(map(len, self.sources.values()))
-        workers = command_line.available_cpus()
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            for start in range(0, len(waiting), _PHOTOS_AT_ONCE):
-                rows_now = waiting[start : start + _PHOTOS_AT_ONCE]
-                for row, source in zip(rows_now, pool.map(make, rows_now), strict=True):
-                    total_bytes += len(source)
-                    if total_bytes > MAX_BYTES:
-                        return
-                    self.sources[row.sha256] = source
-
-    def _small(self, row: Row, side: int) -> str:
-        try:
-            encoded = self._photos.image(row)
-            return html_templates.jpeg_url(opencv.thumbnail_jpeg(encoded, side))
-        except (ImageError, DataError, OSError):
-            return ""
+        for start in range(0, len(waiting), _PHOTOS_AT_ONCE):
+            rows_now = waiting[start : start + _PHOTOS_AT_ONCE]
+            sources = photo_review.pictures(self._photos.image, rows_now, side)
+            for row, source in zip(rows_now, sources, strict=True):
+                total_bytes += len(source)
+                if total_bytes > MAX_BYTES:
+                    return
+                self.sources[row.sha256] = source
 
 
 def heat_maps(

@@ -1,12 +1,9 @@
 """Check photos or records; the result is a report, check.json and a page."""
 
 import dataclasses
-import functools
-import hashlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.check import photo_findings, verify_records
@@ -17,59 +14,49 @@ from pipeline.images import (
     decode_files,
     decode_source,
     file_headers,
-    opencv,
     record_image,
 )
 from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.manifest_row import Code, ImageError, Row
 from pipeline.review import photo_review
-from pipeline.review.photo_review import PhotoReview
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, html_templates, standard_error
-from pipeline.system.errors import DataError
 
+# Function of a photo's path that returns a JPEG or PNG of it, upright.
+Encoded = Callable[[str], bytes]
+# Report, the rows of its photos, and a function that reads these photos.
+_Checked = tuple[Report, Sequence[Row], Encoded]
 _TEMPLATE = Path(__file__).parent / "templates" / "check.html"
-_SHOWN_GROUPS = 24  # for each finding; check.json has all
-_SHOWN_ANSWERED = 200  # groups of a finding about labels or copies
+# Groups of other findings, and of those about labels and copies; check.json has all.
+_SHOWN = (24, 200)
 _SHOWN_PHOTOS = 4  # for each group
 _SIDE_PX = 256
-_SHOWN = 3  # examples in a line of text
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckedPhotos:
-    """What the page needs of the photos of a report."""
-
-    rows: Mapping[str, Row]  # by path
-    class_names: Sequence[str]
-    key: str  # digest of the photos and their classes
-    # Function of a photo's path that returns a JPEG or PNG of it, upright.
-    encoded: Callable[[str], bytes]
+_EXAMPLES = 3  # in a line of text
 
 
 def check(config: Config) -> Report:
     """Check photos or records and write both reports; refuse what is neither."""
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
-        report, photos = _check_records(root, config.workers)
-        command = f"python -m pipeline.convert SRC --out={shlex.quote(str(root))}"
+        report, rows, encoded = _check_records(root, config.workers)
+        flags = f"SRC --out={shlex.quote(str(root))}"
     else:
         if not (config.labelling.lists or config.labelling.csv):
             photo_source.check_outside(out, root)
-        report, photos = _check_photos(config, root)
-        command = f"python -m pipeline.convert {shlex.quote(str(root))}"
+        report, rows, encoded = _check_photos(config, root)
+        flags = shlex.quote(str(root))
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     with standard_error.silenced():
-        html = render(report, photos, command)
+        html = render(report, rows, encoded, f"python -m pipeline.convert {flags}")
     for name, content in (("check.json", text), ("check.html", html)):
         with file_system.replacing(out / name) as partial:
             partial.write_text(command_line.as_utf8(content), encoding="utf-8")
     return report
 
 
-def _check_photos(config: Config, root: Path) -> tuple[Report, CheckedPhotos]:
+def _check_photos(config: Config, root: Path) -> _Checked:
     source = find_source.list_source(root, config.labelling)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
     resize_min = file_headers.RESIZE_MIN
@@ -120,20 +107,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, CheckedPhotos]:
             raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
         return encoded(photo_at[path])
 
-    return report, CheckedPhotos(
-        rows={row.path: row for row in rows},
-        class_names=source.class_names,
-        key=_digest(rows),
-        encoded=shown,
-    )
-
-
-def _digest(rows: Sequence[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        line = f"{row.path}\n{row.class_name}\n{row.sha256}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    return report, rows, shown
 
 
 def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -141,7 +115,7 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
-def _check_records(root: Path, num_workers: int) -> tuple[Report, CheckedPhotos]:
+def _check_records(root: Path, num_workers: int) -> _Checked:
     converted = manifest.read(root)
     faults = verify_records.verify(converted, num_workers=num_workers)
     findings = [Finding("fault", "error", fault) for fault in faults]
@@ -180,42 +154,35 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, CheckedPhotos]
         notes=(f"records: {len(row_at):,}, manifest digest {converted.digest[:12]}",),
     )
     photos = stored_photo.StoredPhotos(root)
-    return report, CheckedPhotos(
-        rows=row_at,
-        class_names=converted.class_names,
-        key=converted.digest,
-        encoded=lambda path: photos.image(row_at[path]),
-    )
+    rows = converted.included()
+    return report, rows, lambda path: photos.image(row_at[path])
 
 
-def render(report: Report, photos: CheckedPhotos, command: str) -> str:
+def render(report: Report, rows: Sequence[Row], encoded: Encoded, command: str) -> str:
     """Return a page of HTML that needs no other file.
 
     `command` is the conversion that corrections are for.
     """
     shown = [
-        [group[:_SHOWN_PHOTOS] for group in finding.groups[: _num_shown(finding)]]
+        [g[:_SHOWN_PHOTOS] for g in finding.groups[: _SHOWN[finding.is_about_labels]]]
         for finding in report.findings
     ]
     paths = list({path: None for groups in shown for group in groups for path in group})
-    with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
-        thumbnails = list(pool.map(functools.partial(_thumbnail, photos), paths))
-    review = PhotoReview(
-        key=photos.key,
-        class_names=photos.class_names,
+    row_at = {row.path: row for row in rows}
+    review = photo_review.PhotoReview(
+        key=[(row.path, row.class_name, row.sha256) for row in rows],
+        class_names=list(report.counts),
         command=f"{command} --corrections={photo_review.CORRECTIONS}",
     )
 
     def mark(finding: Finding, group: Sequence[str], path: str) -> str:
-        row = photos.rows.get(path)
-        is_label = finding.kind in photo_findings.GROUP_KINDS
-        if not (row and row.is_included and (is_label or finding.severity != "note")):
+        row, is_minor = row_at.get(path), finding.severity == "note"
+        if not (row and row.is_included and (finding.is_about_labels or not is_minor)):
             return ""
-        names = (photos.rows[other].class_name for other in group)
-        other = next((name for name in names if name != row.class_name), "")
-        return review.mark(
-            path, label=row.class_name, sha256=row.sha256, suggested=other
-        )
+        label = row.class_name
+        others = (row_at[p].class_name for p in group if row_at[p].class_name != label)
+        suggested = next(others, "")
+        return review.mark(path, label=label, sha256=row.sha256, suggested=suggested)
 
     return html_templates.load_template(_TEMPLATE, photo_review.TEMPLATES).render(
         **photo_review.assets(),
@@ -223,25 +190,10 @@ def render(report: Report, photos: CheckedPhotos, command: str) -> str:
         columns=list(next(iter(report.counts.values()))),
         findings=list(zip(report.findings, shown, strict=True)),
         numbers={path: number for number, path in enumerate(paths)},
-        photos=thumbnails,
+        photos=photo_review.pictures(encoded, paths, _SIDE_PX),
         review=review,
         mark=mark,
     )
-
-
-def _num_shown(finding: Finding) -> int:
-    """Return the number of groups that the page shows."""
-    is_label = finding.kind in photo_findings.GROUP_KINDS
-    return _SHOWN_ANSWERED if is_label else _SHOWN_GROUPS
-
-
-def _thumbnail(photos: CheckedPhotos, path: str) -> str:
-    """Return the data URL of a small picture; "" for a photo that does not decode."""
-    try:
-        small = opencv.thumbnail_jpeg(photos.encoded(path), _SIDE_PX)
-    except (ImageError, DataError, OSError):
-        return ""
-    return html_templates.jpeg_url(small)
 
 
 def summary(report: Report) -> str:
@@ -254,7 +206,7 @@ def summary(report: Report) -> str:
     lines = [*command_line.table(("class", *columns), rows), *report.notes]
     for finding in report.findings:
         paths = [" and ".join(group[:2]) for group in finding.groups]
-        shown = "; ".join(paths[:_SHOWN]) + " ..." * (len(paths) > _SHOWN)
+        shown = "; ".join(paths[:_EXAMPLES]) + " ..." * (len(paths) > _EXAMPLES)
         count = f" ({len(paths)}: {shown})" if paths else ""
         line = f"{finding.severity}: {finding.kind}: {finding.meaning}{count}"
         lines.append(command_line.one_line(line))

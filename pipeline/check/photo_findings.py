@@ -17,7 +17,7 @@ Severity = Literal["error", "warning", "note"]
 Counts = Mapping[str, Mapping[str, int]]
 _IMBALANCE = 10  # times as many photos in one class as in another
 # Kind of a group of photos -> how bad it is, and what convert does about it.
-GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
+_GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
     "conflicting labels": (
         "error",
         "the same photo in several classes; not all can be right, so convert leaves "
@@ -93,6 +93,11 @@ class Finding:
     meaning: str  # of the reason, and what to do about it
     groups: tuple[tuple[str, ...], ...] = ()  # of paths; a single photo is a group
 
+    @property
+    def is_about_labels(self) -> bool:
+        """Whether its groups are photos that show the same."""
+        return self.kind in _GROUP_KINDS
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
@@ -157,7 +162,7 @@ def find_groups(
     }
     return [
         Finding(kind, severity, meaning, paths[kind])
-        for kind, (severity, meaning) in GROUP_KINDS.items()
+        for kind, (severity, meaning) in _GROUP_KINDS.items()
         if paths[kind]
     ]
 

@@ -6,18 +6,23 @@ The page needs no server and no other file. Its templates get `assets` and impor
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import markupsafe
 
-from pipeline.system import command_line
+from pipeline.images import opencv
+from pipeline.records.manifest_row import ImageError
+from pipeline.system import command_line, html_templates
+from pipeline.system.errors import DataError
 
 # Folder of photo_page.html, for html_templates.load_template.
 TEMPLATES = Path(__file__).parent / "templates"
 CORRECTIONS = "corrections.csv"  # path,label,note,sha256 of photos to correct
 LABELS = "labels.csv"  # path,label of photos that had no label
+_Photo = TypeVar("_Photo")
 
 
 class PhotoReview:
@@ -26,21 +31,19 @@ class PhotoReview:
     def __init__(
         self,
         *,
-        key: str,
+        key: object,
         class_names: Sequence[str],
         command: str,
         file_name: str = CORRECTIONS,
     ) -> None:
         """Start without photos.
 
-        Args:
-            key: Digest of the data set, under which the browser keeps the answers.
-            class_names: Names of the classes to choose from.
-            command: Command line to run with the saved file.
-            file_name: CORRECTIONS, or LABELS for photos without a label.
+        The browser keeps the answers under a digest of `key`, which stands for the data
+        set. `command` is the command line to run with the saved file, `file_name`,
+        which is CORRECTIONS, or LABELS for photos without a label.
         """
         self.data: dict[str, Any] = {
-            "key": f"{file_name} {key}",
+            "key": hashlib.sha256(repr((file_name, key)).encode()).hexdigest(),
             "classes": list(class_names),
             "file": file_name,
             "command": command,
@@ -61,6 +64,24 @@ class PhotoReview:
             photos.append([command_line.as_utf8(path), label, sha256, suggested])
         photos[number][3] = photos[number][3] or suggested
         return markupsafe.Markup('data-review="{}" tabindex="-1"').format(number)
+
+
+def pictures(
+    encoded: Callable[[_Photo], bytes], photos: Iterable[_Photo], side: int
+) -> list[str]:
+    """Return photos as data URLs that fit a square; "" for one that does not decode.
+
+    The function `encoded` returns a JPEG or PNG of a photo, upright.
+    """
+
+    def picture(photo: _Photo) -> str:
+        try:
+            return html_templates.jpeg_url(opencv.thumbnail_jpeg(encoded(photo), side))
+        except (ImageError, DataError, OSError):
+            return ""
+
+    with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
+        return list(pool.map(picture, photos))
 
 
 def assets(*own_files: Path) -> dict[str, markupsafe.Markup]:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import shlex
 from collections.abc import Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from model.networks import batch_norm_folding
 from model.predict import output_formats, similar_photos
 from model.predict.classifier import Classifier
 from model.predict.predict_settings import Config
-from pipeline.images import opencv, photo_files, record_image
+from pipeline.images import photo_files, record_image
 from pipeline.records import manifest
 from pipeline.records.manifest_row import ImageError
 from pipeline.review import photo_review
@@ -151,19 +150,15 @@ class Pool:
         return dataclasses.replace(photo, photo=path)
 
     def _page(self, suggested: Sequence[output_formats.Prediction]) -> str:
-        data = repr((os.path.realpath(self._root), self._classifier.class_names))
         review = photo_review.PhotoReview(
-            key=hashlib.sha256(data.encode(errors="surrogateescape")).hexdigest(),
+            key=(os.path.realpath(self._root), self._classifier.class_names),
             class_names=self._classifier.class_names,
             command=f"python -m model.predict {shlex.quote(self._root)} "
             f"--sort_into=FLOWERS --sort_by={photo_review.LABELS}",
             file_name=photo_review.LABELS,
         )
-        with (
-            standard_error.silenced(),
-            futures.ThreadPoolExecutor(command_line.available_cpus()) as pool,
-        ):
-            photos = list(pool.map(self._picture, suggested))
+        with standard_error.silenced():
+            photos = photo_review.pictures(self._encoded, suggested, _SIDE_PX)
         template = html_templates.load_template(_TEMPLATE, photo_review.TEMPLATES)
         return template.render(
             **photo_review.assets(),
@@ -173,14 +168,8 @@ class Pool:
             num_photos=self.num_photos,
         )
 
-    def _picture(self, prediction: output_formats.Prediction) -> str:
-        """Return a photo as a data URL; "" if it has changed since it was predicted."""
-        try:
-            image = record_image.encode_for_record(
-                photo_files.read(prediction.photo),
-                white_level=self._classifier.white_level,
-            )
-            small = opencv.thumbnail_jpeg(image.encoded, _SIDE_PX)
-        except (ImageError, OSError):
-            return ""
-        return html_templates.jpeg_url(small)
+    def _encoded(self, prediction: output_formats.Prediction) -> bytes:
+        """Return a photo as an upright JPEG or PNG."""
+        return record_image.encode_for_record(
+            photo_files.read(prediction.photo), white_level=self._classifier.white_level
+        ).encoded

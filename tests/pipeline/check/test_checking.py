@@ -240,12 +240,8 @@ def test_a_page_of_many_findings_stays_small():
     counts = {"bees": {"photos": 60}}
     text = checking.render(
         photo_findings.Report(source="", counts=counts, findings=(finding,), notes=()),
-        checking.CheckedPhotos(
-            rows={},
-            class_names=["bees"],
-            key="",
-            encoded=lambda path: drawn_photos.encode_photo(),
-        ),
+        [],
+        lambda path: drawn_photos.encode_photo(),
         "python -m pipeline.convert bees",
     )
     assert "and 36 more, in check.json" in text
