@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado import escape, httputil, web
+from tornado import httputil, web
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -23,19 +23,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-
-
-def raw_error(status: int, message: str) -> bytes:
-    """Return the whole response to a request that reaches no handler."""
-    content = escape.json_encode({"error": message})
-    headers = _HEADERS | {
-        "Content-Type": "application/json; charset=UTF-8",
-        "Content-Length": str(len(content)),
-        "Connection": "close",
-    }
-    lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", content]).encode("ascii")
 
 
 class Refusal(web.HTTPError):

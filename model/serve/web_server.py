@@ -16,7 +16,7 @@ from typing import Any
 from tornado import httpserver, iostream, web
 
 from model.predict import classifier
-from model.serve import guarded_requests, prediction_service, web_app
+from model.serve import prediction_service, web_app
 from model.serve.serve_settings import Config
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -26,49 +26,6 @@ _MAX_HEAD_BYTES = 16 << 10
 _MAX_BODY_BYTES = 1 << 62  # the application limits bodies
 _MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO = 64, 8
 _BACKLOG = 128
-_BARE_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"  # of Tornado
-_MAX_DROPPED_PARTS = 64  # of 64 KiB
-
-
-class _Stream(iostream.IOStream):
-    """Answer where Tornado would hang up, and with JSON where its answer is bare."""
-
-    _is_unanswered = False  # whether a part of a request has come since the last answer
-
-    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        count = super().read_from_fd(buf)
-        self._is_unanswered |= bool(count)
-        if count == 0 and not self.reading():
-            # The client has closed its sending side after the request. Tornado skips a
-            # blank line, and meets the end again when it reads the next request.
-            buf[:1] = b"\n"
-            return 1
-        return count
-
-    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
-        self._is_unanswered = False
-        if data == _BARE_400:
-            data = guarded_requests.raw_error(400, "The request is not valid HTTP/1.1.")
-        return super().write(data)
-
-    def close(self, exc_info: Any = False) -> None:
-        """Say why, then drop what has come: the system would reset the connection."""
-        if self.closed():
-            return
-        answer = b""
-        if isinstance(exc_info, iostream.UnsatisfiableReadError):
-            text = "The headers, or the line of a chunk, are too long."
-            answer = guarded_requests.raw_error(431, text)
-        elif self._is_unanswered and self.reading():
-            text = "The request took too long, or ended early."
-            answer = guarded_requests.raw_error(408, text)
-        with contextlib.suppress(OSError):
-            if not self.writing():
-                self.socket.send(answer)
-            for _ in range(_MAX_DROPPED_PARTS):
-                if not self.socket.recv(1 << 16):
-                    break
-        super().close(exc_info)
 
 
 class _Server(httpserver.HTTPServer):
@@ -84,7 +41,7 @@ class _Server(httpserver.HTTPServer):
             stream.close()
             return
         self._num_connections += 1
-        super().handle_stream(_Stream(stream.socket), address)
+        super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:
         self._num_connections -= 1

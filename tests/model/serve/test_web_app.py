@@ -90,12 +90,6 @@ class TestPredict:
         )
         assert response.json()["answer"] == "blue"
 
-    def test_a_client_that_ends_its_sending_side_gets_its_answer(self, client):
-        with unfinished_upload(client, photo()) as connection:
-            connection.sendall(photo()[-1:])
-            connection.shutdown(socket.SHUT_WR)
-            assert b'"answer": "red"' in connection.makefile("rb").read()
-
     def test_an_explanation_has_pictures_and_thumbnails(self, client, service):
         response = client.post("/predict?explain=1", data=photo()).json()
         for name in ("seen", "looked_at"):

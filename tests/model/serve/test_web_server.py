@@ -1,7 +1,6 @@
 """Clients that are slow, silent or too many; a stub application behind the server."""
 
 import contextlib
-import json
 import socket
 import time
 
@@ -69,27 +68,24 @@ def test_a_client_that_sends_byte_by_byte_is_hung_up_on(port, first, repeated):
 
 LONG = HEAD + b"A: " + b"x" * 60_000 + b"\r\n\r\n"  # one packet
 UNANSWERABLE = {
-    "not HTTP": (b"\x16\x03\r\n\r\n", 400),
-    "wrong length": (HEAD + b"Content-Length: x\r\n\r\n" + bytes(500_000), 400),
-    "long head": (LONG, 431),
-    "long address": (LONG.replace(b"/0", b"/" + b"0" * 20_000), 431),
-    "long second head": (HEAD + b"\r\n" + LONG, 431),
-    "cut off": (HEAD, 408),
-    "slow body": (HEAD + b"Content-Length: 1000\r\n\r\nx", 408),
-    "chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nz\r\n", 400),
+    "not HTTP": b"\x16\x03\r\n\r\n",
+    "wrong length": HEAD + b"Content-Length: x\r\n\r\n" + bytes(500_000),
+    "long head": LONG,
+    "long second head": HEAD + b"\r\n" + LONG,
+    "cut off": HEAD,
+    "chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",
 }
 
 
-@pytest.mark.parametrize(("data", "status"), UNANSWERABLE.values(), ids=UNANSWERABLE)
-def test_a_request_that_reaches_no_handler_gets_a_reason_in_json(port, data, status):
+@pytest.mark.parametrize("data", UNANSWERABLE.values(), ids=UNANSWERABLE)
+def test_a_request_that_is_not_valid_ends_its_connection_alone(port, data):
     with connect(port) as connection:
-        connection.sendall(data)
-        with connection.makefile("rb") as file:
-            head, _, body = file.read().rpartition(b"\r\n\r\n")
-    *_, last = head.split(b"HTTP/1.1 ")
-    assert int(last[:3]) == status
-    assert b"\r\nX-Content-Type-Options: nosniff\r\n" in last
-    assert list(json.loads(body)) == ["error"]
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(data)
+        receive(connection, LARGE)
+    with connect(port) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert receive(connection, 12) >= 12
 
 
 def receive(connection, size, *, pause_s=0.0):
