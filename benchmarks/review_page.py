@@ -18,7 +18,7 @@ from pipeline.images import opencv
 from pipeline.system import html_templates
 from tests.support import browser, review_pages
 
-_SIDE_PX = 320
+_SIDE_PX = 256  # as pipeline.check has
 _MEASURE = """
 window.taken = [];
 addEventListener("keydown", (event) => requestAnimationFrame(() => {

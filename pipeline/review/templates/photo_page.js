@@ -139,7 +139,7 @@ const photoPage = (() => {
     go([...cards.slice(start), ...cards.slice(0, start)].find((card) => !answers.has(Number(card.dataset.review))));
   };
   const undo = () => {
-    const last = history.pop();
+    const last = history.pop() ?? (current && [Number(current.dataset.review), undefined]);
     if (!last) return;
     put(...last);
     go(cardsOf.get(last[0])?.[0]);

@@ -109,6 +109,7 @@ def test_later_conversions_keep_corrections_of_renamed_photos_too(
     )
     conversions.convert(scenes, out, corrections=corrections)
     content = files.folder_content(out)
+    assert not conversions.convert(scenes, out, corrections=corrections).changed
     assert not conversions.convert(scenes, out).changed
     assert files.folder_content(out) == content
     (scenes / "ants" / "3.jpg").rename(scenes / "ants" / "new.jpg")
