@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import scipy.stats
 
-from model.loop import losses, metrics, training_loop
+from model.loop import metrics, train_step, training_loop
 from model.loop.inputs import near_copies
 from model.networks import head
 from model.predict import classifier, similar_photos
@@ -66,7 +66,7 @@ def solve(features: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> np.nd
     variables = {variable.name: variable for variable in layer.variables}
     best = training_loop.BestWeights(variables=variables)
     source = Source(features[chosen], labels[chosen])
-    training = head_solver.HeadSolver(model, losses.Loss(), source, best=best)
+    training = head_solver.HeadSolver(model, train_step.Loss(), source, best=best)
     while not training.done:
         list(training.train_epoch())
         training.validate()

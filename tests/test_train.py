@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 
 from model.checkpoints import errors
+from model.evaluation import strangers
 from model.loop import training_loop
 from model.networks import registry
+from model.predict import classifier, similar_photos
 from model.runs import finished_run
 from model.training import settings, starting_point, train_run
 from model.weights import model_variables, named_weights
@@ -70,6 +72,7 @@ def test_a_run_folder_is_complete(shared_run):
         "calibration.json",
         "similar.csv",
         "similar.json",
+        "strangers.npz",
     }
     assert (shared_run.parent / "latest").resolve() == shared_run.resolve()
     assert (shared_run / "labels.txt").read_text() == "blue\ngreen\nred\n"
@@ -161,7 +164,29 @@ def test_the_saved_model_has_the_lowest_validation_loss(shared_run, found):
     assert loss == pytest.approx(lowest, abs=0.02)  # features were bfloat16, perhaps
 
 
-def test_deeper_layers_can_train(tiny_config):
+def assert_strangers_are_scored_by_the_saved_network(directory, found):
+    """Compare strangers.npz with a fit to the features that a prediction computes."""
+    loaded = classifier.load_run(str(directory))
+    embedder = similar_photos.build_embedder(loaded.run, loaded.model)
+
+    def features(split):
+        rows = found.included(split)
+        images = image_batches.Images(found, rows, loaded.spec, batch_size=8)
+        return [(embedder(batch["image"])[0], batch["label"]) for batch in images]
+
+    expected = strangers.fit(
+        features("train"), features("validation"), num_training=48, num_classes=3
+    )
+    scorer, tested = loaded.stranger_scorer, features("test")[0][0]
+    assert scorer.scores(tested) == pytest.approx(expected.scores(tested), rel=0.02)
+    assert scorer.num_validation == 0
+
+
+def test_strangers_are_scored_by_cached_features(shared_run, found):
+    assert_strangers_are_scored_by_the_saved_network(shared_run, found)
+
+
+def test_deeper_layers_can_train(tiny_config, found):
     """The head sits on pool1, too, so that what is above belongs to the tail."""
     position = {"features": "pool1,pool2", "train_from": "conv2"}
     config = dataclasses.replace(tiny_config, **position, epochs=1)
@@ -178,6 +203,13 @@ def test_deeper_layers_can_train(tiny_config):
     for layer, is_same in (("conv1", True), ("conv2", False)):
         name = f"{layer}/kernel"
         assert np.array_equal(arrays[name], tensors[name]) == is_same
+    assert_strangers_are_scored_by_the_saved_network(directory, found)
+
+
+def test_strangers_are_scored_by_layers_that_trained_on_photos(tiny_config, found):
+    config = dataclasses.replace(tiny_config, views=0, train_from="conv2", epochs=1)
+    directory = train_run.train(config)
+    assert_strangers_are_scored_by_the_saved_network(directory, found)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])

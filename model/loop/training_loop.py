@@ -79,6 +79,9 @@ class Source(Protocol):
     def validation(self) -> Iterator[Batch]:
         """Yield batches that hold each validation photo once, in manifest order."""
 
+    def central_training(self, most: int) -> Iterator[Batch]:
+        """Yield up to `most` training photos, evenly spread, in central windows."""
+
     def first_batch(self, spec: InputSpec) -> Batch:
         """Return the photos behind the first training batch, and their labels."""
 
@@ -135,6 +138,11 @@ class TrainingLoop:
         self.validated: tuple[np.ndarray, np.ndarray]
         self._stage, self._first_epoch = stage, first_epoch
         self._predict_step = make_predict_step(model)
+
+    @property
+    def has_best(self) -> bool:
+        """Whether the best weights are of this stage."""
+        return self.best.epoch > self._first_epoch
 
     @property
     def epochs_since_best(self) -> int:

@@ -220,6 +220,18 @@ def pool_features(
     return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(parts)
 
 
+def input_tensor(model: Any) -> Any | None:
+    """Return the tensor that the head of a model sees; None without such a head.
+
+    It is found from the head downwards: below the head, the network may be a model
+    inside another, whose layers have names of their own.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    if POOL_LAYER in layers:
+        return layers[POOL_LAYER].output
+    return layers[FLATTEN_LAYER].input if FLATTEN_LAYER in layers else None
+
+
 def scale_features(features: Any, scaling: str) -> Any:
     """Build the layers that scale all that a head sees of a photo, if any.
 

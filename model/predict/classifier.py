@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import grad_cam, run_evaluation
+from model.evaluation import grad_cam, run_evaluation, strangers
 from model.loop import metrics, traced_function
 from model.networks import batch_norm_folding
 from model.predict import similar_photos
@@ -33,19 +33,41 @@ class Classifier:
     class_names: Sequence[str]  # in label order
     temperature: float = 1.0  # divides logits for calibrated probabilities
     run: finished_run.FinishedRun | None = None  # None for a weight file
+    stranger_scorer: strangers.Scorer | None = None  # None: photos have no score
     resize_min: int = file_headers.RESIZE_MIN
     white_level: int = 0
 
     def describe(self) -> str:
-        """Return one line: name, number of classes, and test accuracy if known."""
+        """Return name, number of classes, test accuracy if known, and what lacks."""
         if self.run is not None:
-            return run_evaluation.describe(self.run)
+            line = run_evaluation.describe(self.run)
+            if self.stranger_scorer is None:
+                line += (
+                    "\nnote: photos of none of the classes are not recognised, because "
+                    f"the run has no {strangers.FILE_NAME}. Train again to the end"
+                )
+            return line
         num_classes = len(self.class_names)
         return f"weights {self.name}: {num_classes} classes, not trained on your photos"
 
-    def predict_step(self) -> Callable[[Any], Any]:
-        """Return a function from images, as the model takes them, to logits."""
-        return traced_function.for_any_batch(batch_norm_folding.folded(self.model))
+    def predict_step(self) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:
+        """Return a function from images, as the model takes them, to predictions.
+
+        These are logits, and stranger scores [num_photos] if the run has a scorer.
+        """
+        scorer = self.stranger_scorer
+        if scorer is None or self.run is None:
+            compute = batch_norm_folding.folded(self.model)
+            step = traced_function.for_any_batch(compute)
+            return lambda images: (np.asarray(step(images)), None)
+        embedder = similar_photos.build_embedder(self.run, self.model)
+        both = traced_function.for_any_batch(batch_norm_folding.folded(embedder))
+
+        def predict(images: Any) -> tuple[np.ndarray, np.ndarray]:
+            features, logits = both(images)
+            return np.asarray(logits), scorer.scores(features)
+
+        return predict
 
     def probabilities(self, logits: Any) -> np.ndarray:
         """Return calibrated probabilities: float64 [num_photos, num_classes]."""
@@ -63,13 +85,23 @@ class Classifier:
 def load_run(run_dir: str) -> Classifier:
     """Load a finished run."""
     run = run_list.read(run_dir)
+    model, path = run.load_model(), run.directory / strangers.FILE_NAME
+    scorer = None
+    if path.exists():
+        scorer = strangers.read(
+            path,
+            run=run.identity,
+            num_classes=len(run.class_names),
+            shape=similar_photos.head_input(run, model)[1].shape[1:],
+        )
     return Classifier(
         name=run.directory.name,
-        model=run.load_model(),
+        model=model,
         spec=run.spec,
         class_names=run.class_names,
         temperature=run.temperature,
         run=run,
+        stranger_scorer=scorer,
         resize_min=run.resize_min,
         white_level=run.white_level,
     )
@@ -104,13 +136,14 @@ class Explainer:
         self.index: similar_photos.SimilarityIndex | None = None
         self.notes: list[str] = []
         model, run = classifier.model, classifier.run
+        self._scorer = classifier.stranger_scorer
         embedder: Any = None  # image -> (input of the head, logits)
         if run is None:
             self.notes.append("No similar training photos: only runs have them.")
         else:
             try:
-                self.index = similar_photos.build_index(run, model, data)
                 embedder = similar_photos.build_embedder(run, model)
+                self.index = similar_photos.build_index(run, model, data)
             except (DataError, OSError) as error:
                 self.notes.append(f"No similar training photos: {error}")
         self._has_heat = True
@@ -120,7 +153,7 @@ class Explainer:
             )
         except grad_cam.NoSpatialLayer as error:
             self.notes.insert(0, str(error))
-            if embedder is None:
+            if self.index is None:
                 raise DataError(" ".join(self.notes)) from error
             self._has_heat = False
             self._step = traced_function.for_any_batch(
@@ -129,11 +162,12 @@ class Explainer:
 
     def explain(
         self, images: np.ndarray, num_similar: int
-    ) -> tuple[np.ndarray, list[Explanation]]:
+    ) -> tuple[np.ndarray, np.ndarray | None, list[Explanation]]:
         """Classify photos and explain the most probable class of each.
 
         Images are uint8 [batch, size_px, size_px, 3], RGB, 0..255; each gets at most
-        `num_similar` photos. The logits are float32 [batch, num_classes].
+        `num_similar` photos. Returns the logits, float32 [batch, num_classes], and the
+        stranger scores, if the run has a scorer, as Classifier.predict_step does.
         """
         outputs = [np.asarray(array) for array in self._step(np.float32(images))]
         overlays: list[np.ndarray | None] = [None] * len(images)
@@ -147,7 +181,8 @@ class Explainer:
             Explanation(overlay=overlay, similar=photos)
             for overlay, photos in zip(overlays, similar, strict=True)
         ]
-        return np.asarray(logits, np.float32), explanations
+        scores = self._scorer.scores(embeddings[0]) if self._scorer else None
+        return np.asarray(logits, np.float32), scores, explanations
 
     def training_photo(self, row: Row) -> bytes:
         """Read a photo of the index: a whole JPEG or PNG, upright."""

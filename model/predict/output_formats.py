@@ -8,11 +8,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from model.evaluation import strangers
 from model.predict import classifier, similar_photos
 from pipeline.system import command_line
 
-# A photo with this stranger score or more is unlike the training photos.
-STRANGER_THRESHOLD = 1.0
 # Columns of a frame of a video, and of a span of frames with the same answer.
 FRAME, SPAN = ("time_s",), ("time_s", "until_s", "num_frames")
 
@@ -49,20 +48,18 @@ class Prediction:
     @property
     def is_stranger(self) -> bool:
         """Return whether the photo is unlike the training photos: perhaps no class."""
-        return is_stranger(self.stranger_score)
-
-
-def is_stranger(score: float | None) -> bool:
-    """Return whether a stranger score reaches the threshold; None does not."""
-    return score is not None and score >= STRANGER_THRESHOLD
+        return strangers.is_stranger(self.stranger_score)
 
 
 def stranger_json(score: float | None) -> dict[str, Any] | None:
     """Return a stranger score as a JSON object, or None without a score."""
     if score is None:
         return None
-    threshold = STRANGER_THRESHOLD
-    return {"score": score, "threshold": threshold, "is_stranger": is_stranger(score)}
+    return {
+        "score": score,
+        "threshold": strangers.THRESHOLD,
+        "is_stranger": strangers.is_stranger(score),
+    }
 
 
 def _clock(time_s: float) -> str:
@@ -91,7 +88,7 @@ def _as_text(prediction: Prediction) -> str:
     if prediction.is_stranger:
         remarks.append(
             f"none of these? stranger score {prediction.stranger_score:.2f}, "
-            f"{STRANGER_THRESHOLD:.2f} or more is unlike the training photos"
+            f"{strangers.THRESHOLD:.2f} or more is unlike the training photos"
         )
     remark = "; ".join(remarks) or prediction.problem
     lines = [f"{name}  {remark}".rstrip()]

@@ -138,14 +138,17 @@ class _Predictor:
         """Yield one prediction for each photo of a batch, readable or not."""
         explanations: Sequence[classifier.Explanation] = ()
         features: Sequence[np.ndarray] = ()
+        scores: np.ndarray | None = None
         if not len(batch.images):
             logits = np.zeros((0, len(self._classifier.class_names)))
         elif self.pool:
             features, logits = self.pool.embed(batch.images.astype(np.float32))
         elif self._explainer is None:
-            logits = self._step(batch.images.astype(np.float32))
+            logits, scores = self._step(batch.images.astype(np.float32))
         else:
-            logits, explanations = self._explainer.explain(batch.images, NUM_SIMILAR)
+            logits, scores, explanations = self._explainer.explain(
+                batch.images, NUM_SIMILAR
+            )
         numbers = itertools.count()  # of the readable photos
         probabilities = self._classifier.probabilities(logits)
         for photo, problem in zip(batch.photos, batch.problems, strict=True):
@@ -164,6 +167,7 @@ class _Predictor:
                 photo=photo,
                 classes=classes,
                 unknown=probability < self._config.unknown_below,
+                stranger_score=None if scores is None else float(scores[number]),
             )
             if self.pool:
                 self.pool.add(prediction, features[number], probabilities[number])

@@ -31,20 +31,14 @@ class SimilarPhoto:
 
 
 def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
-    """Return the name and the tensor of the input of a run's head.
-
-    The tensor is found from the head downwards: below the head, the network may be a
-    model inside another, whose layers have names of their own.
-    """
-    layers = {layer.name: layer for layer in model.layers}
-    features = str(run.config.get("features", ""))
-    if head.POOL_LAYER in layers:
+    """Return the name and the tensor of the input of a run's head."""
+    tensor, features = head.input_tensor(model), str(run.config.get("features", ""))
+    if any(layer.name == head.POOL_LAYER for layer in model.layers):
         pooling = str(run.config.get("pooling", "average"))
         scaling = str(run.config.get("scaling", "none"))
-        name = head.pooled_name(features.split(","), pooling, scaling)
-        return name, layers[head.POOL_LAYER].output
-    if head.FLATTEN_LAYER in layers and features:
-        return features, layers[head.FLATTEN_LAYER].input
+        return head.pooled_name(features.split(","), pooling, scaling), tensor
+    if tensor is not None and features:
+        return features, tensor
     raise DataError(
         f"{run.directory}: the network has no head of this project. Expected a layer "
         f"{head.POOL_LAYER} or {head.FLATTEN_LAYER}."

@@ -108,7 +108,7 @@ class FinishedRun:
             value = float(expect("temperature", content["temperature"], float, int))
             if not 0 < value < math.inf:
                 raise ValueError(f"temperature: expected above 0, found {value}")
-            if content.get("run", self._identity) != self._identity:
+            if content.get("run", self.identity) != self.identity:
                 raise ValueError(_ANOTHER_RUNS)
             return value
 
@@ -162,7 +162,8 @@ class FinishedRun:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
-    def _identity(self) -> str:
+    def identity(self) -> str:
+        """Digest of config.json, by which files of the run name it."""
         return run_folder.RunFolder(directory=self.directory).identity
 
     def load_model(self) -> Any:
@@ -173,7 +174,7 @@ class FinishedRun:
             self._model_path,
             size_px=self.spec.size_px,
             num_classes=len(self.class_names),
-            identity=self._identity,
+            identity=self.identity,
         )
 
     def records_folder(self, data: str = "") -> Path:

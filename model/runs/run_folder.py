@@ -15,6 +15,7 @@ runs/20260101-120000-alexnet/
     calibration.json   temperature fitted on the validation split
     similar.csv        held-out photos that look like copies of training photos
     similar.json       the same, with the threshold of their similarity
+    strangers.npz      by which photos of none of the classes are found
     comparison.json    networks of which this was the best, if there were several
     evaluation/        doubts.csv and doubts.json: labels that may be wrong; the other
                        files are written by evaluate.py

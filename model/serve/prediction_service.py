@@ -90,11 +90,16 @@ class Service:
         explanation = Explanation()
         with self._lock:
             if explained and self.explainer is not None:
-                logits, (explanation,) = self.explainer.explain(view[None], NUM_SIMILAR)
+                logits, scores, (explanation,) = self.explainer.explain(
+                    view[None], NUM_SIMILAR
+                )
             else:
-                logits = np.asarray(self._step(np.float32(view[None])))
+                logits, scores = self._step(np.float32(view[None]))
         return ClassifiedPhoto(
-            view, self.classifier.probabilities(logits)[0], explanation
+            view,
+            self.classifier.probabilities(logits)[0],
+            explanation,
+            None if scores is None else float(scores[0]),
         )
 
     def close(self) -> None:

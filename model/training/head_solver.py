@@ -17,7 +17,7 @@ import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
-from model.loop import distributed, losses, training_loop
+from model.loop import distributed, train_step, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
 
@@ -43,7 +43,7 @@ class LinearLayer:
     """
 
     def __init__(
-        self, chunks: Sequence[tuple[Any, Any]], loss: losses.Loss, num_classes: int
+        self, chunks: Sequence[tuple[Any, Any]], loss: train_step.Loss, num_classes: int
     ) -> None:
         """Scale the features; chunks have those of some photos, and their labels."""
         features = np.concatenate([np.asarray(x) for x, _ in chunks])
@@ -159,7 +159,7 @@ class HeadSolver(training_loop.TrainingLoop):
     def __init__(
         self,
         model: Any,
-        loss: losses.Loss,
+        loss: train_step.Loss,
         source: training_data.CachedFeatures,
         *,
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,

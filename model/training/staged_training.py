@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from model.evaluation import strangers
 from model.loop import (
     device,
-    losses,
     metrics,
     parameter_update,
     train_step,
@@ -202,9 +202,9 @@ class StagedTraining:
             statistics=trunk_and_tail.statistics(model),
         )
 
-    def _loss(self, stage: stages.Stage) -> losses.Loss:
+    def _loss(self, stage: stages.Stage) -> train_step.Loss:
         counts = np.bincount(self._labels("train"))
-        return losses.from_settings(stage.config.learning, counts)
+        return train_step.loss_from_settings(stage.config.learning, counts)
 
     def _labels(self, split: str) -> np.ndarray:
         labels, rows = self.records.labels, self.records.included(split)
@@ -281,6 +281,18 @@ class StagedTraining:
         self.folder.write_json("calibration.json", calibration)
         metadata = weight_file.describe(plan.network.name, plan.spec)
         self.folder.save_model(whole, metadata)
+
+    def write_strangers(self) -> None:
+        """Write strangers.npz, by which photos of none of the classes are found."""
+        plan, source = self.stage.plan, self.training.source
+        if self.stage.is_cached and self.training.has_best:
+            model = trunk_and_tail.build_tail(plan, self._trunk, "float32")
+            trunk_and_tail.assign(model, self.best.values)
+        else:
+            model = trunk_and_tail.assemble(plan, self.best.values)
+            source = self.photos(self.stage)
+        num_training = len(self.records.included("train"))
+        strangers.write(self.folder, model, source, plan.num_classes, num_training)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all that another process needs to continue on the same data.

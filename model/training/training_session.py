@@ -75,6 +75,9 @@ class TrainingSession:
                 self._save_best(network)
                 if network.training.done and not network.done:  # between two stages
                     self._snapshot()
+            self._bar.close()
+            for network in self._networks if self._is_chief else ():
+                network.write_strangers()
 
     @property
     def _steps(self) -> int:

@@ -52,9 +52,9 @@ def search(
     all_training = np.flatnonzero(is_training)
     if len(all_training) < _LEAST_TRAINING:
         return {}
-    training = _spread(all_training, _MAX_TRAINING)
-    whitened = _Whitened(features, _spread(training, _WHITENING_PHOTOS))
-    cut = _spread(training, _NUM_CUT)
+    training = spread(all_training, _MAX_TRAINING)
+    whitened = _Whitened(features, spread(training, _WHITENING_PHOTOS))
+    cut = spread(training, _NUM_CUT)
     cut_vectors = whitened.transform(_cut_features(records, trunk, spec, cut))
     to_original = (cut_vectors * whitened.vectors(cut)).sum(axis=1)
     threshold = max(_MIN_LENGTH, float(np.quantile(to_original, 1 - FOUND_SHARE)))
@@ -111,12 +111,12 @@ def nearest(
 
 def unit_vectors(features: Any) -> np.ndarray:
     """Return features [num_photos, ...] as float32 rows of length 1."""
-    flat = _rows_of_numbers(features, most=math.inf)
+    flat = rows_of_numbers(features, most=math.inf)
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
     return flat / np.maximum(lengths, _MIN_LENGTH)
 
 
-def _rows_of_numbers(features: Any, most: float = _MOST_NUMBERS) -> np.ndarray:
+def rows_of_numbers(features: Any, most: float = _MOST_NUMBERS) -> np.ndarray:
     """Return features as float32 rows; the means of maps with more than `most`."""
     values = np.asarray(features, np.float32)
     count = math.prod(values.shape[1:])
@@ -149,7 +149,7 @@ class _Whitened:
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
         view = np.full_like(indices, feature_cache.CENTRAL)
-        return _rows_of_numbers(self._features.gather(indices, view))
+        return rows_of_numbers(self._features.gather(indices, view))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Return features, float32 [num_photos, num_features], whitened, length 1."""
@@ -174,10 +174,10 @@ def _cut_features(
     view = dataclasses.replace(view, windows=np.concatenate([corners, sides], axis=1))
     run = feature_cache.as_stored(trunk, np.float32)
     batches = images.run(np.arange(len(rows)), view)
-    return np.concatenate([_rows_of_numbers(run(batch["image"])) for batch in batches])
+    return np.concatenate([rows_of_numbers(run(batch["image"])) for batch in batches])
 
 
-def _spread(indices: np.ndarray, most: int) -> np.ndarray:
+def spread(indices: np.ndarray, most: int) -> np.ndarray:
     """Return at most `most` of the indices, evenly spread."""
     count = min(most, len(indices))
     return indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]

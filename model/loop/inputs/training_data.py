@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model.loop import distributed, training_loop
-from model.loop.inputs import feature_cache
+from model.loop.inputs import feature_cache, near_copies
 from pipeline.batches import (
     augmentation_settings,
     crop_and_resize,
@@ -34,6 +34,7 @@ class Photos:
     ) -> None:
         """Prepare both splits; `seed` decides order, windows and augmentation."""
         self.batch_size = batch_size
+        self._records, self._spec = records, spec
         self._training = dataset.Training(
             records,
             spec,
@@ -42,9 +43,11 @@ class Photos:
             augmentation=augmentation,
             share=process_group.share,
         )
-        rows = records.included("validation")
-        self._validation = image_batches.Images(
-            records, rows, spec, batch_size=batch_size
+        self._validation = self._images(records.included("validation"))
+
+    def _images(self, rows: Sequence[Row]) -> image_batches.Images:
+        return image_batches.Images(
+            self._records, rows, self._spec, batch_size=self.batch_size
         )
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
@@ -54,6 +57,12 @@ class Photos:
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central window."""
         return map(_pair, self._validation)
+
+    def central_training(self, most: int) -> Iterator[training_loop.Batch]:
+        """Yield at most `most` training photos, evenly spread, in central windows."""
+        rows = self._records.included("train")
+        numbers = near_copies.spread(np.arange(len(rows)), most)
+        return map(_pair, self._images([rows[n] for n in numbers]))
 
     def first_batch(self, _: InputSpec) -> training_loop.Batch:
         """Return the first training batch."""
@@ -116,8 +125,15 @@ class CachedFeatures:
 
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central view."""
-        views = np.zeros(len(self._validation), np.int64)
-        return self._batches(self._validation, views, feature_cache.BATCH_SIZE)
+        return self._central(self._validation)
+
+    def central_training(self, most: int) -> Iterator[training_loop.Batch]:
+        """Yield at most `most` training photos, evenly spread, in central windows."""
+        return self._central(near_copies.spread(self._train, most))
+
+    def _central(self, rows: np.ndarray) -> Iterator[training_loop.Batch]:
+        views = np.zeros(len(rows), np.int64)
+        return self._batches(rows, views, feature_cache.BATCH_SIZE)
 
     def first_batch(self, spec: InputSpec) -> training_loop.Batch:
         """Return the photos behind the first batch, uint8 [batch, ...], and labels."""

@@ -118,12 +118,18 @@ function listRow(file) {
 }
 
 function headline(answer) {
-  return answer.unknown ? `Unknown: perhaps ${answer.classes[0].class}` : answer.answer;
+  const best = answer.classes[0].class;
+  if (answer.stranger && answer.stranger.is_stranger) return `None of these? Otherwise ${best}`;
+  return answer.unknown ? `Unknown: perhaps ${best}` : answer.answer;
 }
 
 function show(file, answer) {
   at("answer").textContent = headline(answer);
   at("file-name").textContent = `${file.name || "pasted photo"} · ${percent(answer.probability)}`;
+  if (answer.stranger && answer.stranger.is_stranger) {
+    const { score, threshold } = answer.stranger;
+    at("file-name").textContent += ` · unlike the training photos: stranger score ${score.toFixed(2)}, the limit is ${threshold.toFixed(2)}`;
+  }
   if (shown) URL.revokeObjectURL(shown.url);
   shown = { file, url: URL.createObjectURL(file), seen: answer.seen };
   if (at("correction")) {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation.held_out import label_errors
-from model.loop import losses, metrics, training_loop
+from model.loop import metrics, train_step, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
 from model.runs import finished_run, run_folder
@@ -120,7 +120,7 @@ def out_of_fold(
         Logits, float64 [num_photos, num_classes], and whether the class of a photo has
         photos in other folds, bool [num_photos].
     """
-    layer = head_solver.LinearLayer(chunks, losses.Loss(), num_classes)
+    layer = head_solver.LinearLayer(chunks, train_step.Loss(), num_classes)
     logits = np.zeros((len(labels), num_classes))
     is_known = np.zeros(len(labels), np.bool_)
     for fold in range(int(folds.max()) + 1):

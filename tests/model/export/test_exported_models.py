@@ -99,7 +99,7 @@ def test_it_answers_as_the_run_wherever_it_lies(run, tmp_path):
     images[:, size_px // 2 :] *= np.eye(4, 3)[:, None, None]  # of different colours
     images = images.astype(np.float32)
     expected, found = (
-        one.probabilities(one.predict_step()(images)) for one in (of_run, of_file)
+        one.probabilities(one.predict_step()(images)[0]) for one in (of_run, of_file)
     )
     assert expected.std(axis=0).max() > 1e-4
     np.testing.assert_allclose(found, expected, atol=1e-6)

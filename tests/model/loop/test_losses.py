@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from model.loop import losses, optimization
+from model.loop import optimization, train_step
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32))
 LABELS = np.array([0, 1], np.int32)
@@ -38,14 +38,14 @@ WEIGHTS = (2.0, 0.5, 1.0)
     ],
 )
 def test_losses_match_those_computed_by_hand(settings, labels, expected):
-    losses_of_each = losses.Loss(**settings).per_example(LOGITS, labels)
+    losses_of_each = train_step.Loss(**settings).per_example(LOGITS, labels)
     np.testing.assert_allclose(losses_of_each, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weights", [(), WEIGHTS])
 def test_a_share_of_one_counts_as_a_label(smoothing, weights):
-    loss = losses.Loss(label_smoothing=smoothing, class_weights=weights)
+    loss = train_step.Loss(label_smoothing=smoothing, class_weights=weights)
     whole = loss.per_example(LOGITS, np.eye(3, dtype=np.float32)[LABELS])
     np.testing.assert_allclose(whole, loss.per_example(LOGITS, LABELS), rtol=1e-6)
 
@@ -53,7 +53,7 @@ def test_a_share_of_one_counts_as_a_label(smoothing, weights):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_extreme_logits_stay_finite(smoothing):
     logits = np.array([[1e4, -1e4]], np.float32)
-    loss = losses.Loss(label_smoothing=smoothing)
+    loss = train_step.Loss(label_smoothing=smoothing)
     (value,) = loss.per_example(logits, np.array([1], np.int32)).numpy()
     assert value == pytest.approx(2e4 * (1 - smoothing / 2))
 
@@ -61,7 +61,10 @@ def test_extreme_logits_stay_finite(smoothing):
 def test_balanced_classes_have_the_same_total_weight():
     counts = np.array([10, 30, 60])
     settings = optimization.Settings(class_weights="balanced", label_smoothing=0.1)
-    loss = losses.from_settings(settings, counts)
+    loss = train_step.loss_from_settings(settings, counts)
     assert loss.label_smoothing == 0.1
     assert (loss.class_weights * counts).tolist() == pytest.approx([100 / 3] * 3)
-    assert losses.from_settings(optimization.Settings(), counts).class_weights == ()
+    assert (
+        train_step.loss_from_settings(optimization.Settings(), counts).class_weights
+        == ()
+    )

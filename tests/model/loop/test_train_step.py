@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from model.loop import losses, optimization, train_step
+from model.loop import optimization, train_step
 from tests.support.small_training import Job, in_batches, linear, separable, setup_of
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -43,7 +43,7 @@ def test_each_step_has_the_rate_of_the_schedule():
 
 
 def test_the_configured_loss_trains_and_the_plain_one_validates():
-    loss = losses.Loss(label_smoothing=0.2, class_weights=(1.0, 3.0))
+    loss = train_step.Loss(label_smoothing=0.2, class_weights=(1.0, 3.0))
     job = Job(linear(bias=(LN3, 0.0)), [[0, 0]], [1], rate=0.0, loss=loss)
     (result,) = job.run()
     assert result.loss == pytest.approx(

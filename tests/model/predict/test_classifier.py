@@ -47,7 +47,7 @@ def test_a_weight_file_has_no_training_photos(convolutional):
     explainer = classifier.Explainer(convolutional)
     assert explainer.notes == ["No similar training photos: only runs have them."]
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
-    logits, explanations = explainer.explain(images, 3)
+    logits, _, explanations = explainer.explain(images, 3)
     step = training_loop.make_predict_step(convolutional.model)
     assert logits == pytest.approx(np.asarray(step(images.astype(np.float32))))
     heat = grad_cam.grad_cam(convolutional.model)(images, logits.argmax(axis=1))

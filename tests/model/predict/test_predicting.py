@@ -44,6 +44,44 @@ def numbers(result):
     return [probability for _, probability in result.classes]
 
 
+class TestStrangers:
+    @pytest.fixture
+    def noise(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+        names = [str(tmp_path / "1.png"), str(tmp_path / "2.png")]
+        for name, image in zip(names, pixels, strict=True):
+            cv2.imwrite(name, image)
+        return names
+
+    def test_photos_unlike_the_training_photos_have_high_scores(
+        self, run_classifier, noise, photos, tmp_path
+    ):
+        results = predict(run_classifier, *noise, photos)
+        assert [result.is_stranger for result in results[:2]] == [True, True]
+        shares = [result.is_stranger for result in results[2:]]
+        assert np.mean(shares) < 0.3
+        explained = predict(run_classifier, *noise, explain=str(tmp_path / "why"))
+        scores = [result.stranger_score for result in explained]
+        expected = [result.stranger_score for result in results[:2]]
+        assert scores == pytest.approx(expected, rel=1e-3)
+
+    def test_a_run_without_a_scorer_says_how_to_get_one(self, run_classifier, noise):
+        old = dataclasses.replace(run_classifier, stranger_scorer=None)
+        note = "because the run has no strangers.npz. Train again to the end"
+        assert old.describe().endswith(note)
+        assert note not in run_classifier.describe()
+        results = predict(old, *noise)
+        assert [result.stranger_score for result in results] == [None, None]
+        (same, _) = predict(run_classifier, *noise)
+        assert numbers(results[0]) == pytest.approx(numbers(same), abs=1e-5)
+
+    def test_a_damaged_file_is_refused(self, shared_run, tmp_path):
+        copy = shutil.copytree(shared_run, tmp_path / "run")
+        (copy / "strangers.npz").write_bytes(b"text")
+        with pytest.raises(DataError, match=r"strangers.npz: damaged"):
+            classifier.load_run(str(copy))
+
+
 class TestPredict:
     def test_each_photo_of_a_folder_gets_a_prediction(
         self, run_classifier, shared_run, photos

@@ -109,7 +109,7 @@ def small(folder, found, *, has_head, has_places=True):
 def test_the_head_of_a_model_inside_another_is_found(found, tmp_path):
     explainer = classifier.Explainer(small(tmp_path, found, has_head=True))
     assert explainer.notes == []
-    _, explanations = explainer.explain(np.zeros((2, 24, 24, 3), np.uint8), 3)
+    _, _, explanations = explainer.explain(np.zeros((2, 24, 24, 3), np.uint8), 3)
     assert [len(explanation.similar) for explanation in explanations] == [3, 3]
 
 
@@ -118,7 +118,7 @@ def test_a_network_without_places_still_finds_similar_photos(found, tmp_path):
     explainer = classifier.Explainer(network)
     (line,) = explainer.notes
     assert "so there is no Grad-CAM" in line
-    logits, explanations = explainer.explain(np.zeros((2, 24, 24, 3), np.uint8), 3)
+    logits, _, explanations = explainer.explain(np.zeros((2, 24, 24, 3), np.uint8), 3)
     assert logits.shape == (2, 3)
     assert [explanation.overlay for explanation in explanations] == [None, None]
     assert [len(explanation.similar) for explanation in explanations] == [3, 3]

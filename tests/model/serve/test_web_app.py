@@ -119,6 +119,15 @@ class TestPredict:
         assert (response["answer"], response["unknown"]) == ("unknown", True)
         assert response["classes"][0]["class"] == "red"
 
+    def test_a_photo_of_none_of_the_classes_is_a_stranger(self, client):
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        encoded = opencv.page_jpeg(noise)
+        strange = client.post("/predict", data=encoded).json()["stranger"]
+        assert strange["is_stranger"] is True
+        assert strange["score"] >= strange["threshold"] == 1
+        explained = client.post("/predict?explain=1", data=encoded).json()["stranger"]
+        assert explained["score"] == pytest.approx(strange["score"], rel=1e-3)
+
     def test_an_upload_that_takes_too_long_gets_408(self, service):
         with running(service, upload_timeout_s=0.5) as client:
             with unfinished_upload(client) as slow:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.loop import losses, training_loop
+from model.loop import train_step, training_loop
 from model.networks import head
 from model.training import head_solver, trunk_and_tail
 from tests.support import small_training
@@ -43,7 +43,7 @@ def solver(source, scaling="none", **loss):
     (layer,) = head.make_layers(NUM_CLASSES, dropout=0.0, seed=0)
     model = keras.Model(inputs, layer(head.scale_features(inputs, scaling)))
     best = training_loop.BestWeights(variables=trunk_and_tail.weights(model))
-    return head_solver.HeadSolver(model, losses.Loss(**loss), source, best=best)
+    return head_solver.HeadSolver(model, train_step.Loss(**loss), source, best=best)
 
 
 def solve(training, most=99):
