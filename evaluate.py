@@ -28,12 +28,15 @@ def evaluate(config: Config) -> dict[str, Any]:
         The figures of evaluation/<split>.json, and the paths of the files written.
     """
     from model.evaluation import evaluation_data, run_evaluation
-    from model.reports import html_report, report_facts, tensorboard_pages
+    from model.evaluation.held_out import pooled_folds
+    from model.reports import tensorboard_pages
     from model.runs import run_list
     from model.weights import preprocessing_overrides
 
     if config.ckpt:
         return _evaluate_pretrained(config)
+    if pooled_folds.num_folds(Path(config.run_dir)):
+        return _write_report(pooled_folds.evaluate_folds(config), config)
     run = run_list.read(config.run_dir)
     preprocessing_overrides.log(run.spec)
     folder = config.data or str(run.records_folder())
@@ -52,11 +55,19 @@ def evaluate(config: Config) -> dict[str, Any]:
         options = config.options(num_features=_PROJECTOR_PHOTOS * config.report)
         evaluation = run_evaluation.evaluate_run(run, data, options)
         tensorboard_pages.write(evaluation)
-        written = {"written": str(evaluation.path)}
         if config.report:
-            command = report_facts.command_line("evaluate.py", config)
-            written["report"] = str(html_report.write(evaluation, command))
             tensorboard_pages.write_projector(evaluation)
+        return _write_report(evaluation, config)
+
+
+def _write_report(evaluation: Any, config: Config) -> dict[str, Any]:
+    """Write the report of a RunEvaluation; return figures and the files written."""
+    from model.reports import html_report, report_facts
+
+    written = {"written": str(evaluation.path)}
+    if config.report:
+        command = report_facts.command_line("evaluate.py", config)
+        written["report"] = str(html_report.write(evaluation, command))
     return evaluation.figures | written
 
 

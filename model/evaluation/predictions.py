@@ -20,7 +20,9 @@ class Predictions:
     labels: np.ndarray  # int64 [num_examples], 0-based
     logits: np.ndarray  # float32 [num_examples, num_classes], averages over the views
     class_names: Sequence[str]  # in label order
-    temperature: float = 1.0  # divisor of the logits that calibrates probabilities
+    # Divisor of the logits that calibrates probabilities, or one for each photo, float
+    # [num_examples, 1].
+    temperature: float | np.ndarray = 1.0
     tta: str = "none"  # or "flip" or "ten_crop"
     # Name of the run that predicted each photo, str [num_examples]; None for one run.
     folds: np.ndarray | None = None
@@ -71,7 +73,7 @@ class Predictions:
             "top5_accuracy": metrics.top_k_accuracy(logits, labels, 5),
             "loss": metrics.mean_loss(logits, labels),
             "calibrated_loss": metrics.mean_loss(logits / self.temperature, labels),
-            "temperature": self.temperature,
+            "temperature": float(np.mean(self.temperature)),
             **calibration.figures(uncalibrated, self.probabilities(), labels),
             "tta": self.tta,
             "largest_class_share": float(confusion.sum(axis=1).max() / total),
@@ -107,6 +109,7 @@ class Predictions:
             "group": self.groups,
             "label": self.labels,
             "logits": self.logits,
+            **({} if self.folds is None else {"fold": self.folds}),
         }
 
     def save(self, path: Path) -> None:
@@ -116,18 +119,16 @@ class Predictions:
 
 
 def pool(parts: Mapping[str, Predictions]) -> Predictions:
-    """Return the predictions of several runs, by name, each for other photos.
-
-    Their classes are the same. The logits are divided by each run's own temperature.
-    """
-    first, *_ = parts.values()
+    """Return the predictions of several runs, by name, with the same classes."""
+    first, *_ = every = [*parts.values()]
+    sizes = [len(part.rows) for part in every]
     return dataclasses.replace(
         first,
-        rows=[row for part in parts.values() for row in part.rows],
-        labels=np.concatenate([part.labels for part in parts.values()]),
-        logits=np.concatenate([p.logits / p.temperature for p in parts.values()]),
-        temperature=1.0,
-        folds=np.repeat([*parts], [len(part.rows) for part in parts.values()]),
+        rows=[row for part in every for row in part.rows],
+        labels=np.concatenate([part.labels for part in every]),
+        logits=np.concatenate([part.logits for part in every]),
+        temperature=np.repeat([[part.temperature] for part in every], sizes, axis=0),
+        folds=np.repeat([*parts], sizes),
         feature_examples=(),
         features=None,
     )

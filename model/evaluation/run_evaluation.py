@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ class RunEvaluation:
 
     run: finished_run.FinishedRun
     data: EvaluationData
-    model: Any  # keras.Model, image -> logits
+    model: Any  # keras.Model, image -> logits; None for folds
     predictions: Predictions
     doubts: list[dict[str, Any]]  # all photos of label_errors.figures
     figures: dict[str, Any]  # content of the .json
     path: Path  # of the .json
+    # The runs of folds, by name; then each photo is predicted by the one that
+    # `predictions.folds` names, and `model` is None.
+    folds: Mapping[str, finished_run.FinishedRun] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def describe(run: finished_run.FinishedRun) -> str:

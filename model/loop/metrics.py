@@ -106,20 +106,15 @@ def effective_in_folds(
 ) -> float:
     """Return the number of independent photos that the photos of all folds are worth.
 
-    If the accuracies of the folds vary more than chance explains, the number of photos
-    is divided by the ratio of the two variances, times the squared ratio of t and
-    normal quantile, because a few folds estimate it. In simulations of 5 and 10 folds
-    with and without such a variation, the intervals cover the true accuracy in 94 to 98
-    of 100 cases. No estimate is right for all data: folds share most of their training
-    photos.
+    If the accuracies of the folds differ more than by chance, it is smaller by the
+    ratio of the variances, and by that of squared t and normal quantile, because a few
+    folds estimate it. In simulations of 5 and 10 folds, such intervals cover the true
+    accuracy in 94 to 98 of 100 cases. No estimate is right for all data, because the
+    folds share most of their training photos.
 
-    `correct` is whether a prediction is correct, bool [num_photos], `groups` and
-    `folds` are the name of each photo's group and of its fold.
-
-    Sources: Williams 1982, "Extra-binomial Variation in Logistic Linear Models"; Bengio
-    and Grandvalet 2004, "No Unbiased Estimator of the Variance of K-Fold
-    Cross-Validation"; Bayle et al. 2020, "Cross-validation Confidence Intervals for
-    Test Error" (why intervals of all photos together may be right).
+    Sources: Williams 1982, "Extra-binomial Variation in Logistic Linear Models"; Bayle
+    et al. 2020, "Cross-validation Confidence Intervals for Test Error"; Bengio and
+    Grandvalet 2004, "No Unbiased Estimator of the Variance of K-Fold Cross-Validation".
     """
     number, total = effective_number(correct, groups), len(correct)
     _, fold_of, sizes = np.unique(folds, return_inverse=True, return_counts=True)

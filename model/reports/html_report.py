@@ -6,6 +6,7 @@ the page's text and in its data.
 
 import itertools
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from model.reports import (
 )
 from model.weights import preprocessing_overrides
 from pipeline.grouping import near_duplicates
-from pipeline.records import manifest
 from pipeline.review import photo_review
 from pipeline.system import command_line, file_system, html_templates
 
@@ -50,7 +50,7 @@ def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
     )
     return template.render(
         **photo_review.assets(_TEMPLATES / "report.css", _TEMPLATES / "report.js"),
-        review=_review(evaluation.data.records),
+        review=_review(evaluation),
         **_photos(evaluation),
         **_figures(evaluation),
         versions=lambda tools: ", ".join(f"{k} {v}" for k, v in tools.items()),
@@ -58,10 +58,13 @@ def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
     )
 
 
-def _review(records: manifest.Manifest) -> photo_review.PhotoReview:
-    out = shlex.quote(str(records.directory))
+def _review(evaluation: run_evaluation.RunEvaluation) -> photo_review.PhotoReview:
+    records = evaluation.data.records
+    # The records of folds lie among their runs.
+    folder = evaluation.data.source if evaluation.folds else records.directory
+    out = shlex.quote(str(folder))
     return photo_review.PhotoReview(
-        key=records.digest,
+        key=evaluation.figures["data"]["manifest_digest"],
         class_names=records.class_names,
         command=f"python -m pipeline.convert SRC --out={out} "
         f"--corrections={photo_review.CORRECTIONS}",
@@ -80,13 +83,7 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     thumbnails.add((card.row for card in shown), large=True)
     near_copies = report_photos.near_copies(evaluation)
     thumbnails.add((row for *pair, _ in near_copies for row in pair), large=True)
-    heat_maps = photo_thumbnails.heat_maps(
-        evaluation.model,
-        evaluation.data.records,
-        [card.row for card in explained.values()],
-        [card.label for card in explained.values()],
-        evaluation.run.spec,
-    )
+    heat_maps = _heat_maps(evaluation, explained)
     matrix = report_tables.class_matrix(evaluation.figures["confusion_matrix"])
     cells = report_photos.cell_photos(evaluation.predictions, matrix, thumbnails)
     return {
@@ -103,6 +100,30 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     }
 
 
+def _heat_maps(
+    evaluation: run_evaluation.RunEvaluation,
+    explained: Mapping[str, report_photos.PhotoCard],
+) -> dict[str, dict[str, str]]:
+    """Return the heat map of each card's photo, by the network that predicted it."""
+    records, predictions = evaluation.data.records, evaluation.predictions
+    fold_of: dict[str, str] = {}
+    if predictions.folds is not None:
+        names = [row.sha256 for row in predictions.rows]
+        fold_of = dict(zip(names, predictions.folds.tolist(), strict=True))
+    maps: dict[str, dict[str, str]] = {}
+    for name, run in (evaluation.folds or {"": evaluation.run}).items():
+        cards = [c for key, c in explained.items() if fold_of.get(key, "") == name]
+        if cards:
+            maps |= photo_thumbnails.heat_maps(
+                evaluation.model or run.load_model(),
+                records,
+                [card.row for card in cards],
+                [card.label for card in cards],
+                run.spec,
+            )
+    return maps
+
+
 def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     """Return the figures of the page, its diagrams, and facts about run and records."""
     figures, run = evaluation.figures, evaluation.run
@@ -112,7 +133,9 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     confidence = evaluation.predictions.probabilities().max(axis=1)
     return {
         "figures": figures,
-        "title": f"{figures['run']}: {figures['split']} split",
+        "title": f"{figures['run']}: {text_report.split_in_words(figures)}",
+        "split_name": text_report.split_in_words(figures),
+        "fold_lines": text_report.folds_in_words(figures),
         "reliability": drawings.reliability(figures["calibration"]),
         "coverage": drawings.coverage(figures["coverage"]),
         "coverage_table": report_tables.coverage_table(

@@ -132,6 +132,8 @@ def temperature(figures: Mapping[str, Any]) -> str:
         else f"and so on {which}these photos: the error on new photos is probably "
         "larger."
     )
+    if "folds" in figures:
+        fitted = f"on average: each fold has its own, {fitted}"
     bound = (
         f" It is at a bound of the search, {metrics.LEAST_TEMPERATURE:g} to "
         f"{metrics.MOST_TEMPERATURE:g}: the probabilities are not calibrated."

@@ -3,6 +3,7 @@
 from typing import Any
 
 from model.evaluation.compare import comparison
+from model.evaluation.held_out import label_errors
 from model.loop import metrics
 from model.loop.inputs import near_copies
 from model.reports import report_tables
@@ -22,7 +23,7 @@ def evaluation(figures: dict[str, Any]) -> str:
     num_seen, calibration = figures.get("photos_seen"), figures["calibration"]
     views = "" if figures["tta"] == "none" else f", {figures['tta']} views averaged"
     lines = [
-        f"{figures['run']}, {figures['split']} split, "
+        f"{figures['run']}, {split_in_words(figures)}, "
         f"{figures['num_examples']} photos{views}"
         + f", {num_seen} of them used in training: not a measure for new photos"
         * bool(num_seen),
@@ -30,6 +31,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
         *comparison.groups_in_words(figures),
+        *folds_in_words(figures),
         f"balanced accuracy  {figures['balanced_accuracy']:.4f}   macro F1 "
         f"{figures['macro_f1']:.4f}",
         f"top-5 accuracy  {top5}",
@@ -53,11 +55,40 @@ def evaluation(figures: dict[str, Any]) -> str:
             f"{error['predicted']}: {error['path']}"
             for error in errors[:_MAX_ERRORS]
         ]
+    doubts = figures.get("label_doubts")
+    if doubts and doubts["num_examples"]:
+        lines += ["", label_errors.in_words(doubts)]
     if "written" in figures:
         lines += ["", f"written: {figures['written']}"]
     if "report" in figures:
         lines.append(f"report:  {figures['report']}")
     return "\n".join(lines)
+
+
+def split_in_words(figures: dict[str, Any]) -> str:
+    """Return which part of the records was evaluated."""
+    names = {"all": "all splits", "folds": "all folds"}
+    return names.get(figures["split"], f"{figures['split']} split")
+
+
+def folds_in_words(figures: dict[str, Any]) -> list[str]:
+    """Return what holds for the interval of folds, and their accuracies, as lines."""
+    if "folds" not in figures:
+        return []
+    differ = "more than by chance, so that the interval is wider"
+    if not figures["folds_differ"]:
+        differ = "no more than by chance"
+    return [
+        "Each photo was predicted by the run of the fold that was not trained on it. "
+        f"The accuracies of the folds differ {differ}. The interval is approximate, "
+        "because the runs share most of their training photos.",
+        *(
+            f"{fold['run']}  accuracy {fold['accuracy']:.4f}   95 % interval "
+            f"{fold['accuracy_ci95'][0]:.4f} to {fold['accuracy_ci95'][1]:.4f}, "
+            f"{fold['num_examples']:,} photos"
+            for fold in figures["folds"]
+        ),
+    ]
 
 
 def is_no_better(figures: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ CONFIG_NAME = "config.json"
 MODEL_NAME = "model.keras"
 CHECKPOINTS = "checkpoints"  # exists until training is complete
 REPEATS = "repeats.json"  # marks a folder of several runs
+FOLD_RECORDS = "records"  # folder, beside the runs of folds, of their records
 COMPARISON = "comparison.json"  # of networks
 DIVERGED = "ran_away.txt"  # why training ended early
 NEAR_COPIES = "similar.csv"  # for convert's --leave_out

@@ -109,16 +109,9 @@ def out_of_fold(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict each photo by a linear layer that was solved on the other folds.
 
-    Args:
-        chunks: Features of the photos in parts, each with its labels.
-        labels: Label of each photo, int [num_photos].
-        folds: Fold of each photo, int [num_photos], from 0.
-        num_classes: Number of classes.
-        penalty: L2 penalty of the kernel, for scaled features.
-
-    Returns:
-        Logits, float64 [num_photos, num_classes], and whether the class of a photo has
-        photos in other folds, bool [num_photos].
+    `chunks` are features and labels of the photos, in parts, `folds` the fold of each
+    photo, int [num_photos]. Returns logits, float64 [num_photos, num_classes], and
+    whether other folds have photos of a photo's class, bool [num_photos].
     """
     layer = head_solver.LinearLayer(chunks, train_step.Loss(), num_classes)
     logits = np.zeros((len(labels), num_classes))
@@ -174,11 +167,7 @@ def _has_trained_layers(weights: Any) -> bool:
     path = weights.path.with_name(run_folder.CONFIG_NAME)
     if weights.path.name != run_folder.MODEL_NAME or not path.exists():
         return False
-
-    def extract(content: Any) -> bool:
-        return any(s["train_from"] != head.FINAL_LAYER for s in content["stages"])
-
-    try:
-        return bool(finished_run.read_json(path, extract))
-    except run_folder.RunError:
-        return True  # nobody knows
+    trained = finished_run.read_json(
+        path, lambda content: {str(stage["train_from"]) for stage in content["stages"]}
+    )
+    return bool(trained - {head.FINAL_LAYER})

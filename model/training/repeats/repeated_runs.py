@@ -28,8 +28,6 @@ from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError, UserError
 
-_RECORDS_NAME = "records"  # folder of the records of all folds
-
 
 def repeat(config: settings.Config) -> Path:
     """Train and test with several seeds or folds; return the folder of all runs."""
@@ -120,7 +118,7 @@ def _prepare_runs(
     runs = {}
     for fold in range(config.folds):
         name = f"fold-{fold}"
-        folder = file_system.make_inside(directory, _RECORDS_NAME, name)
+        folder = file_system.make_inside(directory, run_folder.FOLD_RECORDS, name)
         _write_fold(records, folder, config, fold)
         runs[name] = dataclasses.replace(
             single, data=str(folder), run_dir=str(directory / name)

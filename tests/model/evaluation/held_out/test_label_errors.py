@@ -19,36 +19,44 @@ LABELS = np.array([0, 0, 1, 1])
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "labels", "expected"),
+    ("probabilities", "labels", "doubts", "num_probable"),
     [
         # The third photo is confidently of neither class.
-        (PROBABILITIES, LABELS, [(1, 1)]),
-        ([[0.1, 0.9], [0.1, 0.9]], [0, 0], []),
+        (PROBABILITIES, LABELS, [(1, 1)], 1),
+        ([[0.1, 0.9], [0.1, 0.9]], [0, 0], [(0, 1), (1, 1)], 0),
         # Class 1 is the most probable, but less sure than for the photos of class 1.
-        ([[0.45, 0.55], [0.9, 0.1], [0.05, 0.95], [0.1, 0.9]], [0, 0, 1, 1], []),
+        (
+            *([[0.45, 0.55], [0.9, 0.1], [0.05, 0.95], [0.1, 0.9]], [0, 0, 1, 1]),
+            *([(0, 1)], 0),
+        ),
         # 0.1 + 0.1 + 0.1 is more than 3 x 0.1.
-        ([[0.1, 0.9]] * 3, [1, 1, 0], [(2, 1)]),
-        (np.zeros((0, 2)), np.zeros(0, int), []),
+        ([[0.1, 0.9]] * 3, [1, 1, 0], [(2, 1)], 1),
+        (
+            [[0.3, 0.7], [0.05, 0.95], [0.51, 0.49]],
+            [0, 0, 1],
+            [(1, 1), (0, 1), (2, 0)],
+            3,
+        ),
+        (np.zeros((0, 2)), np.zeros(0, int), [], 0),
     ],
-    ids=["by hand", "a class without photos", "unsure", "equal", "no photos"],
+    ids=["by hand", "a class without photos", "unsure", "equal", "order", "no photos"],
 )
-def test_label_errors_match_those_computed_by_hand(probabilities, labels, expected):
-    errors = label_errors.find_label_errors(np.array(probabilities), np.array(labels))
-    assert list(zip(*(part.tolist() for part in errors), strict=True)) == expected
+def test_doubts_match_those_computed_by_hand(
+    probabilities, labels, doubts, num_probable
+):
+    photos, suggested, number = label_errors.find_doubts(
+        np.array(probabilities), np.array(labels)
+    )
+    assert list(zip(photos.tolist(), suggested.tolist(), strict=True)) == doubts
+    assert number == num_probable
 
 
 def test_the_most_probable_error_comes_first_with_the_most_probable_class():
     own = np.eye(3)[[0, 0, 1, 1, 2, 2]] * 0.9 + 0.05
     odd = np.array([[0.02, 0.03, 0.95], [0.01, 0.98, 0.01]])
     labels = np.array([0, 0, 1, 1, 2, 2, 0, 0])
-    examples, suggested = label_errors.find_label_errors(np.append(own, odd, 0), labels)
+    examples, suggested, _ = label_errors.find_doubts(np.append(own, odd, 0), labels)
     assert (examples.tolist(), suggested.tolist()) == ([7, 6], [1, 2])
-
-
-def test_doubts_are_photos_that_look_more_like_another_class_by_margin():
-    odd = np.array([[0.3, 0.7], [0.05, 0.95], [0.51, 0.49]])
-    photos, suggested = label_errors.rank_doubts(odd, np.array([0, 0, 1]))
-    assert (photos.tolist(), suggested.tolist()) == ([1, 0, 2], [1, 1, 0])
 
 
 def doubts_of(rows, labels=LABELS, probabilities=PROBABILITIES):
