@@ -29,14 +29,14 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     from model.evaluation import evaluation_data, run_evaluation
     from model.evaluation.held_out import pooled_folds
-    from model.reports import tensorboard_pages
+    from model.reports import html_report, tensorboard_pages
     from model.runs import run_list
     from model.weights import preprocessing_overrides
 
     if config.ckpt:
         return _evaluate_pretrained(config)
     if pooled_folds.num_folds(Path(config.run_dir)):
-        return _write_report(pooled_folds.evaluate_folds(config), config)
+        return html_report.finish(pooled_folds.evaluate_folds(config), config)
     run = run_list.read(config.run_dir)
     preprocessing_overrides.log(run.spec)
     folder = config.data or str(run.records_folder())
@@ -57,18 +57,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         tensorboard_pages.write(evaluation)
         if config.report:
             tensorboard_pages.write_projector(evaluation)
-        return _write_report(evaluation, config)
-
-
-def _write_report(evaluation: Any, config: Config) -> dict[str, Any]:
-    """Write the report of a RunEvaluation; return figures and the files written."""
-    from model.reports import html_report, report_facts
-
-    written = {"written": str(evaluation.path)}
-    if config.report:
-        command = report_facts.command_line("evaluate.py", config)
-        written["report"] = str(html_report.write(evaluation, command))
-    return evaluation.figures | written
+        return html_report.finish(evaluation, config)
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:

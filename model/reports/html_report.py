@@ -12,6 +12,7 @@ from typing import Any
 
 from model.evaluation import run_evaluation
 from model.evaluation.compare import comparison
+from model.evaluation.evaluation_settings import Config
 from model.reports import (
     diagrams,
     photo_thumbnails,
@@ -27,6 +28,15 @@ from pipeline.system import command_line, file_system, html_templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MAX_HEAT_MAPS = 24  # of the photos of a section
+
+
+def finish(evaluation: run_evaluation.RunEvaluation, config: Config) -> dict[str, Any]:
+    """Write the report if it is wanted; return figures and the files written."""
+    figures = evaluation.figures | {"written": str(evaluation.path)}
+    if config.report:
+        command = report_facts.command_line("evaluate.py", config)
+        figures["report"] = str(write(evaluation, command))
+    return figures
 
 
 def write(evaluation: run_evaluation.RunEvaluation, command: str) -> Path:
