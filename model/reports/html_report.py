@@ -5,7 +5,6 @@ the page's text and in its data.
 """
 
 import itertools
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,24 +59,15 @@ def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
     )
     return template.render(
         **photo_review.assets(_TEMPLATES / "report.css", _TEMPLATES / "report.js"),
-        review=_review(evaluation),
+        review=photo_review.PhotoReview(
+            key=evaluation.figures["data"]["manifest_digest"],
+            class_names=evaluation.data.records.class_names,
+            command=photo_review.conversion_command(evaluation.data.source),
+        ),
         **_photos(evaluation),
         **_figures(evaluation),
         versions=lambda tools: ", ".join(f"{k} {v}" for k, v in tools.items()),
         command=command,
-    )
-
-
-def _review(evaluation: run_evaluation.RunEvaluation) -> photo_review.PhotoReview:
-    records = evaluation.data.records
-    # The records of folds lie among their runs.
-    folder = evaluation.data.source if evaluation.folds else records.directory
-    out = shlex.quote(str(folder))
-    return photo_review.PhotoReview(
-        key=evaluation.figures["data"]["manifest_digest"],
-        class_names=records.class_names,
-        command=f"python -m pipeline.convert SRC --out={out} "
-        f"--corrections={photo_review.CORRECTIONS}",
     )
 
 

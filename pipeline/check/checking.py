@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,16 +39,14 @@ def check(config: Config) -> Report:
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
         report, rows, encoded = _check_records(root, config.workers)
-        flags = f"SRC --out={shlex.quote(str(root))}"
     else:
         if not (config.labelling.lists or config.labelling.csv):
             photo_source.check_outside(out, root)
         report, rows, encoded = _check_photos(config, root)
-        flags = shlex.quote(str(root))
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     with standard_error.silenced():
-        html = render(report, rows, encoded, f"python -m pipeline.convert {flags}")
+        html = render(report, rows, encoded)
     for name, content in (("check.json", text), ("check.html", html)):
         with file_system.replacing(out / name) as partial:
             partial.write_text(command_line.as_utf8(content), encoding="utf-8")
@@ -158,11 +155,8 @@ def _check_records(root: Path, num_workers: int) -> _Checked:
     return report, rows, lambda path: photos.image(row_at[path])
 
 
-def render(report: Report, rows: Sequence[Row], encoded: Encoded, command: str) -> str:
-    """Return a page of HTML that needs no other file.
-
-    `command` is the conversion that corrections are for.
-    """
+def render(report: Report, rows: Sequence[Row], encoded: Encoded) -> str:
+    """Return a page of HTML that needs no other file."""
     shown = [
         [g[:_SHOWN_PHOTOS] for g in finding.groups[: _SHOWN[finding.is_about_labels]]]
         for finding in report.findings
@@ -172,7 +166,7 @@ def render(report: Report, rows: Sequence[Row], encoded: Encoded, command: str) 
     review = photo_review.PhotoReview(
         key=[(row.path, row.class_name, row.sha256) for row in rows],
         class_names=list(report.counts),
-        command=f"{command} --corrections={photo_review.CORRECTIONS}",
+        command=photo_review.conversion_command(report.source),
     )
 
     def mark(finding: Finding, group: Sequence[str], path: str) -> str:

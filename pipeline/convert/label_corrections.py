@@ -37,7 +37,9 @@ class Correction(NamedTuple):
 def read(files: str, class_names: Sequence[str]) -> list[Correction]:
     """Read comma-separated CSV files; what is wrong with one is a DataError."""
     corrections = []
-    for path in map(Path, filter(None, files.split(","))):
+    for file in filter(None, files.split(",")):
+        # Shells leave "~" behind "=" as it is, and browsers save into the home folder.
+        path = Path(file).expanduser() if file.startswith("~/") else Path(file)
         for line, entry in text_lines.read_table(path, ["path", "label"]):
             label, where = entry["label"], f"{path} line {line}"
             if label == SKIP and SKIP in class_names:

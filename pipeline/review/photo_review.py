@@ -6,6 +6,7 @@ The page needs no server and no other file. Its templates get `assets` and impor
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import markupsafe
 
 from pipeline.images import opencv
+from pipeline.records import manifest
 from pipeline.records.manifest_row import ImageError
 from pipeline.system import command_line, html_templates
 from pipeline.system.errors import DataError
@@ -64,6 +66,16 @@ class PhotoReview:
             photos.append([command_line.as_utf8(path), label, sha256, suggested])
         photos[number][3] = photos[number][3] or suggested
         return markupsafe.Markup('data-review="{}" tabindex="-1"').format(number)
+
+
+def conversion_command(folder: str) -> str:
+    """Return the command that corrects labels of the photos or records of a folder."""
+    source = shlex.quote(folder)
+    if Path(folder, manifest.HEAD_NAME).exists():
+        # Links are those of one fold, whose photos are converted elsewhere.
+        is_fold = any(path.is_symlink() for path in Path(folder).glob("*.tfrecord"))
+        source = "SRC" if is_fold else f"SRC --out={source}"
+    return f"python -m pipeline.convert {source} --corrections={CORRECTIONS}"
 
 
 def pictures(

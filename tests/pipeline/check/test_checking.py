@@ -242,7 +242,6 @@ def test_a_page_of_many_findings_stays_small():
         photo_findings.Report(source="", counts=counts, findings=(finding,), notes=()),
         [],
         lambda path: drawn_photos.encode_photo(),
-        "python -m pipeline.convert bees",
     )
     assert "and 36 more, in check.json" in text
     assert text.count("<img data-photo") == 24

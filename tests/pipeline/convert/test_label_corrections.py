@@ -311,6 +311,13 @@ def test_corrections_may_not_empty_a_class(scenes, tmp_path, out):
         conversions.convert(scenes, out, corrections=corrections)
 
 
+def test_a_file_in_the_home_folder_is_found(scenes, tmp_path, out, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, ("ants/3.jpg", "bees"), name="saved.csv")
+    rows = rows_of(conversions.convert(scenes, out, corrections="~/saved.csv"))
+    assert rows["ants/3.jpg"].class_name == "bees"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_files_of_spreadsheets_are_read(scenes, tmp_path, out, encoding):
     (scenes / "ants").rename(scenes / "Bl\u00fcten")

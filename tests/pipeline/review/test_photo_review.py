@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from pipeline.review import photo_review
 from tests.support import browser, review_pages
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
@@ -205,3 +206,17 @@ def test_on_a_phone_a_table_says_that_it_scrolls(page):
     assert box.get_attribute("data-more") == "left"
     reach = page.execute_script("return document.documentElement.scrollWidth")
     assert reach <= 390
+
+
+def test_the_command_names_the_photos_or_the_records(tmp_path):
+    photos, records, fold = (tmp_path / name for name in ("my photos", "r", "fold"))
+    for folder in (records, fold):
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{}")
+    (records / "a.tfrecord").write_bytes(b"")
+    (fold / "a.tfrecord").symlink_to(records / "a.tfrecord")
+    begin, end = "python -m pipeline.convert ", " --corrections=corrections.csv"
+    command = photo_review.conversion_command
+    assert command(str(photos)) == f"{begin}'{photos}'{end}"
+    assert command(str(records)) == f"{begin}SRC --out={records}{end}"
+    assert command(str(fold)) == f"{begin}SRC{end}"
