@@ -124,6 +124,12 @@ def main(typed: dict[str, Any]) -> None:
     from model.evaluation.compare import comparison
     from model.reports import text_report
 
+    if config.strangers:
+        from model.predict import stranger_evaluation
+
+        figures = stranger_evaluation.evaluate(config)
+        command_line.say(stranger_evaluation.as_text(figures))
+        return
     if config.runs:
         command_line.say(comparison.as_text(compare(config)))
         return

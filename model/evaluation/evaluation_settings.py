@@ -42,6 +42,12 @@ class Config:
         "with each of the others.",
         value="FOLDERS",
     )
+    strangers: str = _subject(
+        "",
+        "Folder of photos of none of the classes: says how well the run recognises "
+        "them, beside its test photos.",
+        value="FOLDER",
+    )
     list: bool = _subject(False, "Lists all runs with their figures, newest first.")
     runs_dir: str = _list("runs", "Folder whose runs --list shows.", value="FOLDER")
     sort: str = _list(
@@ -109,6 +115,9 @@ class Config:
             self._refuse_with("list", ("run_dir", "runs", "ckpt"))
         elif name := self._changed("runs_dir", "sort", "json"):
             raise ValueError(f"--{name}: expected --list")
+        if self.strangers:
+            others = ("list", "runs", "ckpt", "split", "layout", "another_dataset")
+            self._refuse_with("strangers", (*others, "tta", "report", *GATES))
         if self.runs:
             names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
             self._refuse_with("runs", (*names, *GATES))
