@@ -65,7 +65,7 @@ def test_folds_test_each_photo_once(tiny_config, found, tmp_path, capsys):
     assert f"each of {len(tested)} photos tested once" in out
     doubts = content(directory, "evaluation/doubts.json")
     assert doubts["num_examples"] == len(tested)
-    assert doubts["source"].endswith("the runs of 3 folds")
+    assert doubts["source"].endswith("by the runs of all folds")
     assert err.count("doubtful") == 1  # no fold has doubts of its own
     assert not (directory / "fold-0" / "evaluation" / "doubts.csv").exists()
     # Features do not depend on the split, so that all folds share them.

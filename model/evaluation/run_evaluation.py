@@ -27,7 +27,6 @@ class RunEvaluation:
     data: EvaluationData
     model: Any  # keras.Model, image -> logits; None for folds
     predictions: Predictions
-    doubts: list[dict[str, Any]]  # all photos of label_errors.figures
     figures: dict[str, Any]  # content of the .json
     path: Path  # of the .json
     # The runs of folds, by name; then each photo is predicted by the one that
@@ -95,7 +94,7 @@ def evaluate_run(
         "run": run.directory.name,
         "split": split,
         **predictions.figures(),
-        "label_doubts": label_errors.listed(doubts),
+        "label_doubts": doubts,
         "photos_seen": len(seen_photos & data.sha256),
         "near_copies": _near_copies(run, data),
         "data": {"path": data.source, "manifest_digest": records.digest},
@@ -112,7 +111,6 @@ def evaluate_run(
         data=data,
         model=model,
         predictions=predictions,
-        doubts=doubts["photos"],
         figures=figures,
         path=path,
     )

@@ -13,7 +13,7 @@ from model.evaluation.predictions import Predictions
 from model.reports import photo_thumbnails
 from pipeline.records.manifest_row import Row
 
-_NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_DOUBTS, _NUM_NEAR_COPIES = 24, 12, 200, 24
+_NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_NEAR_COPIES = 24, 12, 24
 _MAX_CELL_PHOTOS = 24  # behind one cell of the confusion matrix
 
 
@@ -86,7 +86,7 @@ def _label_error_cards(evaluation: run_evaluation.RunEvaluation) -> list[PhotoCa
             probability=photo["suggested_probability"],
             true_probability=photo["label_probability"],
         )
-        for photo in evaluation.doubts[:_NUM_DOUBTS]
+        for photo in evaluation.figures["label_doubts"]["photos"]
     ]
 
 

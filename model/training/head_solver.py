@@ -40,6 +40,7 @@ class LinearLayer:
     Attributes:
         solution: Kernel, then bias, for scaled features: float64 [num_features + 1,
             num_classes]. The next search starts there.
+        weights: Weight of each photo in the mean loss, float32 [num_photos].
     """
 
     def __init__(
@@ -58,27 +59,18 @@ class LinearLayer:
         self._scale = 1 / max(deviation, _LEAST_DEVIATION)
         mean, scale = np.float32(self._mean), np.float32(self._scale)
         self._chunks = [((x - mean) * scale, y) for x, y in chunks]
-        self._weights = np.ones(len(features), np.float32)
+        self.weights = np.ones(len(features), np.float32)
         self.solution = np.zeros((len(self._mean) + 1, num_classes))
         self._sums = tf.function(self._sums_of_chunk, autograph=False)
 
-    def solve(
-        self,
-        penalty: float,
-        *,
-        weights: np.ndarray | None = None,
-        tolerance: float = 1e-7,
-    ) -> int:
-        """Find the solution for an L2 penalty; return the number of iterations.
-
-        `weights` are those of the photos in the mean loss, float32 [num_photos].
-        """
+    def solve(self, penalty: float, tolerance: float = 1e-7) -> int:
+        """Find the solution for an L2 penalty; return the number of iterations."""
         penalties = np.full_like(self.solution, penalty)
         penalties[-1] = 0  # of the bias
 
         def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
             solution = values.reshape(penalties.shape)
-            loss, gradient, _ = self.evaluate(solution, weights)
+            loss, gradient, _ = self.evaluate(solution)
             loss += 0.5 * float((penalties * solution**2).sum())
             return loss, (gradient + penalties * solution).ravel()
 
@@ -92,21 +84,18 @@ class LinearLayer:
         self.solution = result.x.reshape(penalties.shape)
         return int(result.nit)
 
-    def evaluate(
-        self, solution: np.ndarray, weights: np.ndarray | None = None
-    ) -> tuple[float, np.ndarray, float]:
+    def evaluate(self, solution: np.ndarray) -> tuple[float, np.ndarray, float]:
         """Return the mean loss of a solution, its gradient and the share of hits."""
-        if weights is None:
-            weights = self._weights
         kernel, bias = map(tf.constant, np.split(np.float32(solution), [-1]))
         ends = np.cumsum([len(labels) for _, labels in self._chunks])
-        parts = np.split(weights, ends[:-1])
+        parts = np.split(self.weights, ends[:-1])
         sums = [
             self._sums(*chunk, tf.constant(part), kernel, bias[0])
             for chunk, part in zip(self._chunks, parts, strict=True)
         ]
         loss, of_kernel, of_bias, hits = (
-            np.sum([np.float64(tensor) for tensor in tensors], axis=0) / weights.sum()
+            np.sum([np.float64(tensor) for tensor in tensors], axis=0)
+            / self.weights.sum()
             for tensors in zip(*sums, strict=True)
         )
         return float(loss), np.vstack([of_kernel, of_bias]), float(hits)
@@ -203,10 +192,9 @@ class HeadSolver(training_loop.TrainingLoop):
 
     def _assign(self) -> None:
         """Set the layer to the solution, for features that are not scaled."""
-        for variable, value in zip(
-            (self._layer.kernel, self._layer.bias), self._linear.unscaled(), strict=True
-        ):
-            variable.assign(value)
+        kernel, bias = self._linear.unscaled()
+        self._layer.kernel.assign(kernel)
+        self._layer.bias.assign(bias)
 
     def validate(self) -> training_loop.EpochResult:
         """Validate the solution, and keep the weights if they are the best."""

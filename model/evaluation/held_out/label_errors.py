@@ -19,8 +19,7 @@ from pipeline.records.manifest_row import Row
 from pipeline.system import file_system
 
 CSV_NAME, JSON_NAME = "doubts.csv", "doubts.json"
-_MAX_IN_JSON = 2000  # doubts in doubts.json, the most doubtful
-_MAX_LISTED = 200  # in evaluation/<split>.json
+_MAX_LISTED = 200  # doubts in JSON, the most doubtful; the CSV file has all
 _COLUMNS = {
     **dict.fromkeys(("path", "label", "suggested"), str),
     **dict.fromkeys(("label_probability", "suggested_probability"), float),
@@ -71,7 +70,7 @@ def figures(
     class_names: Sequence[str],
     source: str,
 ) -> dict[str, Any]:
-    """Return the entry "label_doubts" of evaluation/<split>.json, with all doubts.
+    """Return all doubts, of which evaluation/<split>.json lists the first.
 
     `labels` are int [num_examples], `probabilities` float [num_examples, num_classes],
     calibrated; `source` says in words what they are.
@@ -87,8 +86,8 @@ def figures(
                 "path": rows[n].path,
                 "label": class_names[labels[n]],
                 "suggested": class_names[label],
-                "label_probability": float(probabilities[n, labels[n]]),
-                "suggested_probability": float(probabilities[n, label]),
+                "label_probability": round(float(probabilities[n, labels[n]]), 6),
+                "suggested_probability": round(float(probabilities[n, label]), 6),
                 "sha256": rows[n].sha256,
             }
             for n, label in zip(doubtful, suggested, strict=True)
@@ -98,13 +97,12 @@ def figures(
 
 def of_folds(predictions: Predictions) -> dict[str, Any]:
     """Return the doubts of the photos of all folds, a result of `figures`."""
-    num_folds = len(set(predictions.folds)) if predictions.folds is not None else 1
     return figures(
         predictions.rows,
         predictions.labels,
         predictions.probabilities(),
         predictions.class_names,
-        f"out-of-fold probabilities of all photos: the runs of {num_folds} folds",
+        "out-of-fold probabilities of all photos, by the runs of all folds",
     )
 
 
@@ -117,14 +115,10 @@ def write(directory: Path, doubts: Mapping[str, Any]) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(_COLUMNS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {n: round(v, 6) if isinstance(v, float) else v for n, v in photo.items()}
-        for photo in doubts["photos"]
-    )
+    writer.writerows(doubts["photos"])
     record = run_folder.RunFolder(directory=folder)
     record.write_text(CSV_NAME, text.getvalue())
-    first = {**doubts, "photos": doubts["photos"][:_MAX_IN_JSON]}
-    record.write_json(JSON_NAME, first)
+    record.write_json(JSON_NAME, listed(doubts))
     return folder / CSV_NAME
 
 
@@ -145,7 +139,7 @@ def of_run(
     predictions: Predictions,
     training_photos: set[str],
 ) -> dict[str, Any]:
-    """Return the doubts of all photos of a run, or those of the evaluated split.
+    """Return the first doubts of all photos of a run, or of the evaluated split.
 
     A run of several, and a network that is compared with the run's, has those of the
     folder around it. `training_photos` has the SHA-256 of the photos that training and
@@ -160,17 +154,18 @@ def of_run(
     unseen = [
         n for n, row in enumerate(predictions.rows) if row.sha256 not in training_photos
     ]
-    return figures(
+    doubts = figures(
         [predictions.rows[n] for n in unseen],
         predictions.labels[unseen],
         predictions.probabilities()[unseen],
         predictions.class_names,
         "held-out probabilities of the photos evaluated here",
     )
+    return listed(doubts)
 
 
 def listed(doubts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return doubts without those that are too many for evaluation/<split>.json."""
+    """Return the most doubtful photos alone, with the number of all."""
     return {**doubts, "photos": doubts["photos"][:_MAX_LISTED]}
 
 

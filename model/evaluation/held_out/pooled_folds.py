@@ -72,7 +72,6 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
         data=data,
         model=None,
         predictions=predictions,
-        doubts=doubts["photos"],
         figures=figures,
         path=path,
         folds=folds,

@@ -74,8 +74,8 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
             "photos of their class lie in one fold"
         )
     source = (
-        f"out-of-fold probabilities of all photos: {folds.max() + 1} folds, a head on "
-        "features of the pretrained network"
+        f"out-of-fold probabilities of all photos, by heads of {folds.max() + 1} folds "
+        "on features of the pretrained network"
     )
     if _has_trained_layers(start.weights):
         source += ", whose layers a run has trained, perhaps on these labels"
@@ -120,8 +120,8 @@ def out_of_fold(
         command_line.check_signals()
         held_out = folds == fold
         layer.solution = np.zeros_like(layer.solution)  # has seen no held-out label
-        weights = (~held_out).astype(np.float32)
-        layer.solve(penalty, weights=weights, tolerance=_TOLERANCE)
+        layer.weights = (~held_out).astype(np.float32)
+        layer.solve(penalty, _TOLERANCE)
         logits[held_out] = layer.logits()[held_out]
         is_known[held_out] = np.isin(labels[held_out], labels[~held_out])
     return logits, is_known

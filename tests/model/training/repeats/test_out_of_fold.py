@@ -73,7 +73,7 @@ def test_a_training_ends_with_the_doubts_of_all_photos(tiny_config, misfiled, ca
     run_dir = train_run.train(config)
     doubts = doubts_of(run_dir)
     assert doubts["num_examples"] == 60
-    assert doubts["source"].startswith("out-of-fold probabilities of all photos: 5 fol")
+    assert "by heads of 5 folds on features of the pretrained" in doubts["source"]
     path = run_dir / "evaluation" / "doubts.csv"
     line = f"doubtful labels: {doubts['num_doubts']} of 60 photos"
     assert line in capsys.readouterr().err
