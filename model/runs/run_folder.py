@@ -55,7 +55,7 @@ REPEATS = "repeats.json"  # marks a folder of several runs
 FOLD_RECORDS = "records"  # folder, beside the runs of folds, of their records
 COMPARISON = "comparison.json"  # of networks
 DIVERGED = "ran_away.txt"  # why training ended early
-NEAR_COPIES = "similar.csv"  # for convert's --leave_out
+NEAR_COPIES = "similar.csv"  # for convert's --corrections
 NEAR_COPIES_JSON = "similar.json"  # for evaluations
 
 
@@ -233,9 +233,12 @@ class RunFolder:
         """Write similar.json, a result of near_copies.search, and similar.csv."""
         self.write_json(NEAR_COPIES_JSON, result)
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("path", "split", "similar_to", "similarity"))
-        writer.writerows(photo.values() for photo in result["photos"])
+        columns = ("path", "label", "note", "split", "similar_to", "similarity")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for photo in result["photos"]:
+            note = f"similar to {photo['similar_to']}"
+            writer.writerow(photo | {"label": "skip", "note": note})
         self.write_text(NEAR_COPIES, text.getvalue())
 
     def write_metrics(self, results: "Sequence[EpochResult]") -> None:

@@ -170,7 +170,7 @@ class StagedTraining:
                 f"warning: {numbers} {look} like copies of training photos, so "
                 f"that figures may be too good. {path} lists them. To leave them out, "
                 "first delete the lines of photos that are no copies, then convert "
-                f"again with --leave_out={path}"
+                f"again with --corrections={path}"
             )
 
     def photos(self, stage: stages.Stage) -> training_loop.Source:

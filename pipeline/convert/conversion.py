@@ -67,14 +67,11 @@ def convert(config: Config) -> Summary:
     if config.missing_classes == "refuse":
         photo_source.check_given(source)
     _check_output(directory, source)
-    listed = photo_selection.read_list(config.leave_out)
     corrections = label_corrections.read(config.corrections, source.class_names)
     with staging.staged(directory) as partial:
         previous = _read_previous(directory, source, config)
         info = _dataset_info(config, source, previous)
-        rows, findings = _select(
-            config, source, previous, info, runner, (listed, corrections)
-        )
+        rows, findings = _select(config, source, previous, info, runner, corrections)
         written, obsolete = record_files.place(
             rows, source.class_names, config.shard_mb << 20, previous
         )
@@ -113,7 +110,7 @@ def _select(
     previous: PreviousDataset | None,
     info: DatasetInfo,
     runner: decode_source.Runner,
-    named_by_user: tuple[photo_selection.PhotoList, list[Correction]],
+    corrections: list[Correction],
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
@@ -134,10 +131,7 @@ def _select(
     rows = decode_source.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)
-    photo_list, corrections = named_by_user
     unfit = label_corrections.apply(rows, source, corrections, previous, directory)
-    listed = photo_selection.find_listed(rows, photo_list, previous)
-    photo_selection.leave_out(rows, listed)
     photos = stored_photo.StoredPhotos(directory)
     similar = duplicate_search.search(
         rows,
@@ -163,7 +157,7 @@ def _select(
     photo_selection.assign_splits(
         rows, groups, source.labels, seed=info.seed, shares=shares
     )
-    lines = conversion_notes.lines(rows, groups, listed, contradicting, bridging)
+    lines = conversion_notes.lines(rows, groups, contradicting, bridging)
     return rows, [*unfit, *lines]
 
 

@@ -25,14 +25,13 @@ def counts(tally: Tally) -> list[str]:
 def lines(
     rows: Sequence[Row],
     groups: PhotoGroups,
-    listed: Reasons,
     contradicting: Reasons,
     bridging: Reasons,
 ) -> list[str]:
     """Describe copies, near-duplicates, groups, and photos that were left out.
 
-    Photos were left out for --leave_out, for their labels or for the splits of their
-    groups. Rows have group and split.
+    Photos were left out for their labels, or for the splits of their groups. Rows have
+    group and split.
     """
 
     def is_mixed(group: Group, column: str) -> bool:
@@ -61,7 +60,6 @@ def lines(
             f"copies {near_duplicates.LIMIT}",
         ),
         (keys, f"given groups: {len(set(keys))}, of {len(keys)} photos"),
-        (listed, _counted("left out by --leave_out", rows, listed)),
         (
             contradicting,
             _counted("left out, filed under several classes", rows, contradicting),

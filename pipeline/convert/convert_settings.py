@@ -56,16 +56,11 @@ class Config:
         "it in each.",
         choices=("leave_out", "keep"),
     )
-    leave_out: str = _rules(
-        "",
-        "CSV file whose column path names photos to leave out, such as similar.csv of "
-        "a run: photos that look like copies of training photos.",
-        value="FILE",
-    )
     corrections: str = _rules(
         "",
         "Comma-separated CSV files of corrected labels, as reports and pages of "
-        "pipeline.check save them: columns path and label (a class, or skip).",
+        "pipeline.check save them: columns path and label (a class, or skip). A run's "
+        "similar.csv skips photos that look like copies of training photos.",
         value="FILES",
     )
     missing_classes: str = _rules(

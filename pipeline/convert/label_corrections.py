@@ -21,6 +21,8 @@ from pipeline.system.errors import DataError
 
 SKIP = "skip"
 _LEFT_OUT = "left out by a correction"
+# The second in data sets of earlier versions.
+_LEFT_OUT_CODES = {Code.LEFT_OUT_BY_CORRECTION, Code.LEFT_OUT_BY_LIST}
 
 
 class Correction(NamedTuple):
@@ -133,7 +135,7 @@ def _earlier(previous: PreviousDataset | None) -> list[Correction]:
     """Return the corrections of the data set that is updated."""
     corrections = []
     for row in previous.manifest.rows if previous else ():
-        is_left_out = Code.LEFT_OUT_BY_CORRECTION in row.codes
+        is_left_out = not _LEFT_OUT_CODES.isdisjoint(row.codes)
         if row.sha256 and (row.corrected_from or is_left_out):
             label = SKIP if is_left_out else row.class_name
             reason = _LEFT_OUT if row.is_gone else row.reason

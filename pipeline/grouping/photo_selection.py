@@ -7,64 +7,23 @@ hundreds of thousands of rows.
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pipeline.grouping import split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Code, Reason, Row
 from pipeline.records.previous_dataset import PreviousDataset
-from pipeline.sources.lists import text_lines
 from pipeline.sources.photo_source import Source
-from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 # {index of a row: why it gets no record}.
 Reasons = dict[int, Reason]
-# File, and {path of a photo: its line by column}; None without a file.
-PhotoList = tuple[Path, dict[str, dict[str, str]]] | None
 
 
 def leave_out(rows: list[Row], reasons: Reasons) -> None:
     """Turn rows into skipped ones, in place."""
     for index, reason in reasons.items():
         rows[index] = rows[index].skipped(*reason)
-
-
-def read_list(list_file: str) -> PhotoList:
-    """Read a CSV list of photos, which has a column `path`; None for no file."""
-    if not list_file:
-        return None
-    path = Path(list_file)
-    table = text_lines.read_table(path, ["path"])
-    return path, {entry["path"]: entry for _, entry in table}
-
-
-def find_listed(
-    rows: Sequence[Row], photo_list: PhotoList, previous: PreviousDataset | None
-) -> Reasons:
-    """Find the photos that a list names; a list without any is a DataError.
-
-    The list of a run, similar.csv, also says which training photo each is similar to.
-    Without a list, photos that a list left out of the previous data set stay out.
-    """
-    if photo_list is None:
-        return previous.left_out_by_list(rows) if previous else {}
-    path, listed = photo_list
-    reasons: Reasons = {}
-    for index, row in enumerate(rows):
-        if entry := listed.get(row.path):
-            text = f"listed in {path.name}"
-            if "similar_to" in entry:
-                text += f": similar to {entry['similar_to']}"
-            reasons[index] = Reason(Code.LEFT_OUT_BY_LIST, text)
-    if missing := listed.keys() - {row.path for row in rows}:
-        text = f"{path}: {len(missing)} of {len(listed)} listed photos are not in this "
-        text += f"source, such as {min(missing)}. Expected paths such as {rows[0].path}"
-        if not reasons:
-            raise DataError(f"--leave_out={text}")
-        command_line.note(text)
-    return reasons
 
 
 def find_contradicting(rows: Sequence[Row], groups: Sequence[Group]) -> Reasons:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pipeline.records.manifest import Manifest
-from pipeline.records.manifest_row import Code, Reason, Row
+from pipeline.records.manifest_row import Code, Row
 
 # Number of the way in which photos become pixels, among the versions of a manifest.
 DECODER = "2"
@@ -55,15 +55,6 @@ class PreviousDataset:
     def row_of_photo(self, row: Row) -> Row | None:
         """Return the row, with a split, of a file with the same SHA-256."""
         return self._by_sha256.get(row.sha256)
-
-    def left_out_by_list(self, rows: Sequence[Row]) -> dict[int, Reason]:
-        """Return {index: reason} of files that a list of the user has left out."""
-        reasons = {}
-        for index, row in enumerate(rows):
-            before, code = self.row_at(row.path), Code.LEFT_OUT_BY_LIST
-            if before and before.sha256 == row.sha256 and code in before.codes:
-                reasons[index] = Reason(code, before.reason)
-        return reasons
 
     def intact_files(self) -> set[str]:
         """Return names of the record files whose size is that of the manifest."""

@@ -1,6 +1,7 @@
 """Labels that a person has corrected, in manifest and records, now and later."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import cv2
 import pytest
 
 from pipeline.check import verify_records
-from pipeline.records import manifest, stored_photo, tfrecord
+from pipeline.records import manifest, staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Code
 from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
@@ -342,18 +343,21 @@ def test_odd_names_survive_the_way_through_a_page_and_csv(scenes, tmp_path, out)
     assert rows_of(conversions.convert(scenes, out)) == rows
 
 
-def test_a_photo_on_both_lists_is_left_out_and_its_correction_stays(
-    scenes, tmp_path, out
-):
-    listed = write(tmp_path, ("ants/3.jpg",), name="list.csv", header=("path",))
-    corrections = write(tmp_path, ("ants/3.jpg", "bees"))
-    both = {"corrections": corrections, "leave_out": listed}
-    row = rows_of(conversions.convert(scenes, out, **both))["ants/3.jpg"]
-    assert row.codes == (Code.LEFT_OUT_BY_LIST,)
-    none = write(tmp_path, name="none.csv", header=("path",))
-    row = rows_of(conversions.convert(scenes, out, leave_out=none))["ants/3.jpg"]
-    assert (row.class_name, row.corrected_from) == ("bees", "ants")
-    assert row.is_included
+def test_photos_that_an_earlier_version_left_out_stay_out(scenes, tmp_path, out):
+    skip = write(tmp_path, ("ants/3.jpg", "skip"))
+    converted = conversions.convert(scenes, out, corrections=skip).manifest
+    rows = [
+        dataclasses.replace(row, codes=(Code.LEFT_OUT_BY_LIST,), reason="listed")
+        if row.path == "ants/3.jpg"
+        else row
+        for row in converted.rows
+    ]
+    before = dataclasses.replace(converted, rows=tuple(rows))
+    with staging.staged(before.directory) as partial:
+        before.stage(partial)
+        staging.commit(before.directory)
+    row = rows_of(conversions.convert(scenes, out))["ants/3.jpg"]
+    assert row.action == "skipped"
 
 
 def as_csv(scenes):

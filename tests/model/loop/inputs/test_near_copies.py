@@ -74,22 +74,14 @@ def test_copies_that_hashes_miss_are_listed_and_left_out(
     content = finished_run.read(str(run)).near_copies()
     assert [photo["path"] for photo in content["photos"]] == [p["path"] for p in listed]
 
-    summary = convert(tmp_path, leave_out=str(run / "similar.csv"))
+    summary = convert(tmp_path, corrections=str(run / "similar.csv"))
     left_out = [row for row in summary.manifest.rows if not row.is_included]
     assert sorted(row.path for row in left_out) == sorted(copies)
     for row in left_out:
-        assert row.codes == (Code.LEFT_OUT_BY_LIST,)
-        assert "listed in similar.csv: similar to train/" in row.reason
-    assert any("left out by --leave_out: 6 (" in line for line in summary.findings)
+        assert row.codes == (Code.LEFT_OUT_BY_CORRECTION,)
+        assert row.reason.startswith("left out by a correction: similar to train/")
+    assert any("left out by corrections: 6 (" in line for line in summary.findings)
     assert not convert(tmp_path).changed  # they stay out
-    empty = tmp_path / "empty.csv"
-    empty.write_text("path\n")
-    assert len(convert(tmp_path, leave_out=str(empty)).manifest.included()) == len(
-        records.included()
-    )
-    empty.write_text("path\nelsewhere/1.jpg\n")
-    with pytest.raises(DataError, match="1 of 1 listed photos are not in this source"):
-        convert(tmp_path, leave_out=str(empty))
 
 
 def test_a_damaged_list_of_a_run_is_refused(tmp_path):
