@@ -12,70 +12,74 @@ to the five nearest training photos.
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import measure  # noqa: F401
 
 import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
+import keras
 import numpy as np
 
 from model.evaluation import strangers
-from model.loop import traced_function
-from model.loop.inputs import near_copies
-from model.networks import batch_norm_folding
-from model.predict import classifier, photo_batches, similar_photos
+from model.loop.inputs import feature_cache, near_copies
+from model.networks import head
+from model.predict import classifier, photo_batches
+from model.runs import finished_run
 from pipeline.batches import image_batches
 from pipeline.images import photo_files
 
 NUM_FOLDS, NUM_NEAREST = 5, 5
 
 
-def embed(
-    step: Callable[[Any], Any], known: classifier.Classifier, images: Iterable[Any]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and probabilities of the best class of batches of images."""
-    parts = [[np.asarray(part) for part in step(np.float32(x))] for x in images]
-    features, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return features, known.probabilities(logits).max(axis=1)
-
-
-def measure_fold(run_dir: Path, folders: list[str]) -> dict[str, list[float]]:
-    """Return the figures of a fold, {folder: [AUROC, found, false alarms, ...]}."""
+def features_of(run_dir: Path, folders: list[str]) -> dict[str, np.ndarray]:
+    """Return the input of the head for all photos of the run ("") and of folders."""
     known = classifier.load_run(str(run_dir))
-    embedder = similar_photos.build_embedder(known.run, known.model)
-    step = traced_function.for_any_batch(batch_norm_folding.folded(embedder))
-    records = known.run.read_records()  # type: ignore[union-attr]
-
-    def of_split(split: str) -> tuple[np.ndarray, np.ndarray]:
-        rows = records.included(split)
-        images = image_batches.Images(records, rows, known.spec, batch_size=64)
-        return embed(step, known, (batch["image"] for batch in images))
-
-    training = near_copies.unit_vectors(of_split("train")[0])
-
-    def distance(features: np.ndarray) -> np.ndarray:
-        vectors = near_copies.unit_vectors(features)
-        return -near_copies.nearest(vectors, [training], NUM_NEAREST)[0].mean(axis=1)
-
-    features, sure = of_split("test")
-    scores, nearest = known.stranger_scorer.scores(features), distance(features)
-    figures = {}
+    run = cast(finished_run.FinishedRun, known.run)
+    step = feature_cache.as_stored(
+        keras.Model(known.model.input, head.input_tensor(known.model)), np.float32
+    )
+    records = run.read_records()
+    images = image_batches.Images(
+        records, records.included(), known.spec, batch_size=64
+    )
+    batches: dict[str, Any] = {"": (batch["image"] for batch in images)}
     for folder in folders:
         paths = [p for p in photo_files.find([folder], {}) if not p.endswith(".txt")]
         read = photo_batches.read(paths, known.spec, batch_size=64)
-        others, unsure = embed(step, known, (batch.images for batch in read))
-        of_others = known.stranger_scorer.scores(others)
-        figures[folder] = [
-            strangers.auroc(scores, of_others)[0],
-            (of_others >= strangers.THRESHOLD).mean(),
-            (scores >= strangers.THRESHOLD).mean(),
-            strangers.auroc(1 - sure, 1 - unsure)[0],
-            strangers.auroc(nearest, distance(others))[0],
+        batches[folder] = (batch.images for batch in read)
+    return {n: np.concatenate(list(map(step, x))) for n, x in batches.items()}
+
+
+def measure_fold(
+    run_dir: Path, features: dict[str, np.ndarray]
+) -> dict[str, list[float]]:
+    """Return the figures of a fold, {folder: [AUROC, found, false alarms, ...]}."""
+    known = classifier.load_run(str(run_dir))
+    rows = cast(finished_run.FinishedRun, known.run).read_records().included()
+    splits = np.array([row.split for row in rows])
+    scorer = cast(strangers.Scorer, known.stranger_scorer)
+    tail = keras.Model(head.input_tensor(known.model), known.model.output)
+    vectors = {name: near_copies.unit_vectors(x) for name, x in features.items()}
+    training = vectors[""][splits == "train"]
+
+    def all_scores(name: str, chosen: Any) -> tuple[np.ndarray, ...]:
+        nearest, _ = near_copies.nearest(vectors[name][chosen], [training], NUM_NEAREST)
+        photos = features[name][chosen]
+        sure = known.probabilities(tail(photos)).max(axis=1)
+        return scorer.scores(photos), 1 - sure, -nearest.mean(axis=1)
+
+    inside = all_scores("", splits == "test")
+    figures = {}
+    for name in features.keys() - {""}:
+        outside = all_scores(name, slice(None))
+        areas = [
+            strangers.auroc(*pair)[0] for pair in zip(inside, outside, strict=True)
         ]
+        shares = [(x[0] >= strangers.THRESHOLD).mean() for x in (outside, inside)]
+        figures[name] = [areas[0], *shares, *areas[1:]]
     return figures
 
 
@@ -100,7 +104,8 @@ def main() -> None:
             flags += [f"--folds={NUM_FOLDS}", f"--run_dir={runs}", f"--data={records}"]
             run("train.py", *flags)
             folds = sorted(Path(runs).glob("fold-*"))
-            results = [measure_fold(fold, folders) for fold in folds]
+            features = features_of(folds[0], folders)
+            results = [measure_fold(fold, features) for fold in folds]
             for folder in folders:
                 rows = np.array([result[folder] for result in results])
                 low, high, mean = rows[:, 0].min(), rows[:, 0].max(), rows.mean(axis=0)
