@@ -152,21 +152,26 @@ def fit(
     means = sums[present] / counts[present, None]
     places = np.searchsorted(present, np.concatenate(labels))
     sample = np.concatenate(vectors)
-    scorer = _fit(sample, places, means)
+    scorer = _fit(sample, places, means, start)
     return _with_threshold(scorer, validation, sample, places)
 
 
-def _fit(vectors: np.ndarray, labels: np.ndarray, means: np.ndarray) -> Scorer:
-    """Fit the distance to vectors, float32 [num_photos, num_features], of length 1."""
+def _fit(
+    vectors: np.ndarray, labels: np.ndarray, means: np.ndarray, num_averaged: int
+) -> Scorer:
+    """Fit the distance to vectors, float32 [num_photos, num_features], of length 1.
+
+    `means` are those of the classes, of `num_averaged` photos in all.
+    """
     mean, (num_photos, num_features) = vectors.mean(0), vectors.shape
     within = vectors - means.astype(np.float32)[labels]
-    freedom = min(num_photos - len(means), num_features)
+    freedom = min(num_averaged - len(means), num_photos, num_features)
     # The eigenvectors of this product are the directions, seen from the photos.
     squares, seen = np.linalg.eigh((within @ within.T).astype(np.float64))
     total = squares.sum()
     if freedom < 1 or total / num_photos < 1e-9:
         raise NoScore(
-            f"{num_photos} training photos of {len(means)} classes are too few, or "
+            f"{num_averaged} training photos of {len(means)} classes are too few, or "
             "their features are all alike."
         )
     count = min(_MOST_DIRECTIONS, freedom // 2)
@@ -208,7 +213,7 @@ def _with_threshold(
             present, places = np.unique(others, return_inverse=True)
             vectors_left = vectors[folds != fold]
             means = [vectors_left[others == label].mean(0) for label in present]
-            fitted = _fit(vectors_left, places, np.stack(means))
+            fitted = _fit(vectors_left, places, np.stack(means), len(vectors_left))
             known = left & np.isin(labels, present)
             distances = np.append(distances, fitted._distances(vectors[known]))
     count = len(distances)

@@ -98,6 +98,28 @@ class TestScores:
         features, _ = photos(50, 4)
         assert most.scores(features) == pytest.approx(many.scores(features), rel=0.15)
 
+    def test_there_may_be_more_classes_than_photos_in_the_covariance(self):
+        count, size = 1500, 24
+        random = np.random.default_rng(0)
+        centres = random.normal(size=(count, size))
+
+        def photos_of_each(per_class):
+            labels = np.repeat(np.arange(count), per_class)
+            noise = random.normal(size=(len(labels), size))
+            return np.float32(centres[labels] + 0.1 * noise), labels
+
+        scorer = strangers.fit(
+            in_batches(*photos_of_each(4)),
+            in_batches(*photos_of_each(1)),
+            num_training=4 * count,
+            num_classes=count,
+        )
+        assert scorer.directions.shape == (size, size // 2)
+        share = (scorer.scores(photos_of_each(2)[0]) >= 1).mean()
+        assert share == pytest.approx(0.05, abs=0.02)
+        others = np.float32(random.normal(size=(500, size)))
+        assert (scorer.scores(others) >= 1).mean() > 0.9
+
     def test_a_class_without_photos_has_no_mean(self):
         scorer = fitted(num_classes=CLASSES + 2)
         assert scorer.offsets.shape == (CLASSES,)
