@@ -375,11 +375,10 @@ class TestCompare:
             *(f"compare-{stem}.json", f"compare-{stem}.png"),
         }
 
-    def test_runs_that_were_trained_on_other_records_are_named(
-        self, finished, worse, found, tmp_path, capsys
+    def test_runs_on_different_records_are_compared_on_unseen_photos_of_the_newest(
+        self, finished, worse, found, tmp_path
     ):
-        evaluate.compare(self.config(finished, worse))
-        assert "other records" not in capsys.readouterr().err
+        assert "scope" not in evaluate.compare(self.config(finished, worse))
         folder = tmp_path / "records"
         shutil.copytree(found.directory, folder)
         lost = found.included("train")[0]
@@ -390,9 +389,10 @@ class TestCompare:
         content = json.loads(path.read_text())
         content["data"] |= {"path": str(folder), "manifest_digest": fewer.digest}
         path.write_text(json.dumps(content))
-        evaluate.compare(self.config(finished, worse))
-        line = "note: worse was trained on other records than run: "
-        assert line in capsys.readouterr().err
+        figures = evaluate.compare(self.config(finished, worse))
+        tested, total = len(found.included("test")), len(fewer.included())
+        assert figures["num_examples"] == tested
+        assert figures["scope"][0].endswith(f"no run has seen: {tested} of {total}")
 
     def test_photos_that_the_runs_expect_in_different_sizes_are_refused(
         self, finished, worse

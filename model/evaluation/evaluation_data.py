@@ -1,7 +1,8 @@
 """Open the photos of an evaluation, and refuse those that training has seen."""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from model.evaluation import run_evaluation
@@ -62,13 +63,20 @@ def open_data(
 
 
 def check(
-    run: finished_run.FinishedRun, data: EvaluationData, *, another_dataset: bool
-) -> None:
-    """Refuse photos that a run must not be evaluated on.
+    run: finished_run.FinishedRun,
+    data: EvaluationData,
+    *,
+    another_dataset: bool,
+    in_place: bool = False,
+) -> EvaluationData:
+    """Return the photos to evaluate a run on, or refuse all of them.
 
     The records must be the run's own; with `another_dataset`, their classes must be
-    among the run's, and the run must not be trained on one of the photos.
+    among the run's, and the run must not be trained on one of the photos. If the run's
+    own records have changed `in_place`, the photos that it has seen are left out.
     """
+    if in_place and data.records.digest != run.manifest_digest:
+        return _as_today(run, data)
     is_own = not another_dataset or data.records.digest == run.manifest_digest
     if is_own:
         run_folder.check_records(
@@ -86,6 +94,48 @@ def check(
             subject=f"{data.source}: run {run.directory.name}",
             advice="Use other photos, or the run's own records.",
         )
+    return data
+
+
+def _as_today(run: finished_run.FinishedRun, data: EvaluationData) -> EvaluationData:
+    """Return the photos of a changed data set that a run knows the class of."""
+    unseen, reasons = leave_out_seen(data, {"it": run})
+    foreign = [row for row in unseen.rows if row.class_name not in run.class_names]
+    if foreign:
+        names = ", ".join(sorted({row.class_name for row in foreign}))
+        reasons.append(f"{len(foreign):,} of classes that it does not know ({names})")
+    paths = (unseen.left_out or frozenset()) | {row.path for row in foreign}
+    unseen = dataclasses.replace(unseen, left_out=paths)
+    total, tested = len(data.rows), run.tested_photos()
+    same = sum(row.sha256 in tested for row in unseen.rows)
+    what = f"{len(unseen.rows):,} of {total:,} photos of {data.split} are evaluated"
+    if tested:
+        what += f": {same:,} are as they were, {len(unseen.rows) - same:,} are new"
+    command_line.log(
+        f"{data.source} has changed since run {run.directory.name} was trained; "
+        f"{what}. Left out: {', '.join(reasons) or 'none'}"
+    )
+    if not unseen.rows:
+        raise DataError(f"{data.source}: no photo is left to evaluate the run on")
+    return unseen
+
+
+def leave_out_seen(
+    data: EvaluationData, runs: Mapping[str, finished_run.FinishedRun]
+) -> tuple[EvaluationData, list[str]]:
+    """Leave out photos that a run has seen, and those of their groups; say how many."""
+    seen = {name: run.seen_photos() for name, run in runs.items()}
+    all_seen = set[str]().union(*seen.values())
+    groups = {row.group for row in data.records.included() if row.sha256 in all_seen}
+    reasons = []
+    for name, photos in seen.items():
+        if count := sum(row.sha256 in photos for row in data.rows):
+            reasons.append(f"{count:,} that {name} was trained on or chosen by")
+    left_out = {row.path for row in data.rows if row.sha256 in all_seen}
+    similar = {row.path for row in data.rows if row.group in groups} - left_out
+    if similar:
+        reasons.append(f"{len(similar):,} in a group with such a photo")
+    return dataclasses.replace(data, left_out=frozenset(left_out | similar)), reasons
 
 
 def refuse_seen_photos(

@@ -72,7 +72,7 @@ def evaluate_run(
     check_classes(run, data)
     options = options or EvaluationOptions()
     records, split, tta = data.records, data.split, options.tta
-    name = split if tta == "none" else f"{split}-{tta}"
+    name = data.name if tta == "none" else f"{data.name}-{tta}"
     path = run.evaluation_path(name, records.digest)
     _make_writable_folder(path.parent)
     start = time.perf_counter()
@@ -82,7 +82,8 @@ def evaluate_run(
         model, data, run.spec, options, class_names=run.class_names
     )
     predicting_s = time.perf_counter() - loaded
-    labels = np.array([run.class_names.index(name) for name in records.class_names])
+    known = {name: label for label, name in enumerate(run.class_names)}
+    labels = np.array([known.get(name, -1) for name in records.class_names])
     predictions = dataclasses.replace(
         predictions, labels=labels[predictions.labels], temperature=run.temperature
     )
@@ -118,7 +119,10 @@ def evaluate_run(
 
 def check_classes(run: finished_run.FinishedRun, data: EvaluationData) -> None:
     """Raise DataError if a run does not know a class of the data."""
-    if not set(data.records.class_names) <= set(run.class_names):
+    found = {row.class_name for row in data.rows}
+    if data.left_out is None:
+        found = set(data.records.class_names)
+    if not found <= set(run.class_names):
         raise DataError(
             f"{data.source}: the classes do not match run {run.directory.name}. "
             f"Expected some or all of {', '.join(run.class_names)}, found "

@@ -27,6 +27,13 @@ class EvaluationData:
     records: manifest.Manifest
     split: str  # "all" for all photos
     folder: str = ""  # of the photos as the user names it; "" for that of the records
+    # Paths of photos that runs have seen; None if nobody has looked for them.
+    left_out: frozenset[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the split in names of files."""
+        return self.split if self.left_out is None else f"{self.split}-unseen"
 
     @property
     def source(self) -> str:
@@ -36,7 +43,8 @@ class EvaluationData:
     @property
     def rows(self) -> tuple[Row, ...]:
         """Manifest rows of the photos."""
-        return self.records.included(*([] if self.split == "all" else [self.split]))
+        rows = self.records.included(*([] if self.split == "all" else [self.split]))
+        return tuple(row for row in rows if row.path not in (self.left_out or ()))
 
     @property
     def sha256(self) -> set[str]:

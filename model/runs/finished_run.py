@@ -130,11 +130,19 @@ class FinishedRun:
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
+        return self._photos("train", "validation")
 
+    def tested_photos(self) -> set[str]:
+        """Return the SHA-256 of the test photos; none if an earlier version trained."""
+        return self._photos("test")
+
+    def _photos(self, *splits: str) -> set[str]:
         def check(content: Any) -> set[str]:
-            lists = [_names(name, content[name]) for name in ("train", "validation")]
+            content = {"test": []} | content
+            lists = [_names(name, content[name]) for name in splits]
             expected = self.config["data"].get("photos_sha256")
-            if expected not in (None, run_folder.digest_of(content)):
+            seen = {name: content[name] for name in ("train", "validation")}
+            if expected not in (None, run_folder.digest_of(seen)):
                 raise ValueError(_ANOTHER_RUNS)
             return set().union(*lists)
 

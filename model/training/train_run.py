@@ -35,7 +35,7 @@ def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) 
         try:
             for network in networks:
                 start_folder(config, records, network)
-                network.folder.write_json("photos.json", _seen_photos(records))
+                network.folder.write_json("photos.json", _photos(records))
                 if comparison:
                     network.folder.write_json(run_folder.COMPARISON, comparison)
         except OSError:  # such as a full disk
@@ -46,11 +46,11 @@ def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) 
     return directory
 
 
-def _seen_photos(records: manifest.Manifest) -> dict[str, list[str]]:
-    """Return the SHA-256 of the photos on which the run cannot be tested."""
+def _photos(records: manifest.Manifest, *splits: str) -> dict[str, list[str]]:
+    """Return the SHA-256 of the photos of splits, by default of all."""
     return {
         split: sorted({row.sha256 for row in records.included(split)})
-        for split in ("train", "validation")
+        for split in splits or manifest.SPLITS
     }
 
 
@@ -271,6 +271,7 @@ def start_folder(
 ) -> None:
     """Create the run folder of a network, with config.json and labels.txt."""
     start, setup = network.start, network.setup
+    seen = _photos(records, "train", "validation")
     conversion = records.info.settings
     facts = {
         "settings": dataclasses.asdict(config),
@@ -296,7 +297,7 @@ def start_folder(
         "data": {
             "path": str(records.directory.resolve()),
             "manifest_digest": records.digest,
-            "photos_sha256": run_folder.digest_of(_seen_photos(records)),
+            "photos_sha256": run_folder.digest_of(seen),
             "class_names": list(records.class_names),
             "counts": records.counts(),
             "resize_min": conversion.get("resize_min", file_headers.RESIZE_MIN),

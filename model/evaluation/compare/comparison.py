@@ -9,6 +9,7 @@ difference.
 import collections
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from model.evaluation.compare import paired_tests
 from model.loop import metrics
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
+
+UNKNOWN_PROBABILITY = 1e-6  # of a class that a run does not know
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,11 @@ class Candidate:
     # Photos per second of its evaluation, or of its frozen layers alone.
     images_per_s: float | None = None
 
+    def of_photos(self, chosen: np.ndarray) -> "Candidate":
+        """Return the same run for some of the photos, bool [num_examples]."""
+        arrays = {name: values[chosen] for name, values in vars(self.examples).items()}
+        return dataclasses.replace(self, examples=stored_logits.Examples(**arrays))
+
     @property
     def losses(self) -> np.ndarray:
         """Cross-entropy of the calibrated probabilities, float64 [num_examples]."""
@@ -44,6 +52,21 @@ class Candidate:
     def correct(self) -> np.ndarray:
         """Whether the largest logit is that of the label, bool [num_examples]."""
         return np.asarray(self.examples.logits.argmax(axis=1) == self.examples.label)
+
+
+def with_unknown_classes(
+    logits: np.ndarray, columns: Sequence[int], num_classes: int, temperature: float
+) -> np.ndarray:
+    """Return logits for more classes, of which a run knows those in `columns`.
+
+    Each of the others has UNKNOWN_PROBABILITY, relative to the classes that are known.
+    """
+    peak = logits.max(axis=1, keepdims=True)
+    sums = np.exp((logits - peak) / temperature).sum(axis=1, keepdims=True)
+    rest = peak + temperature * (np.log(sums) + math.log(UNKNOWN_PROBABILITY))
+    result = np.repeat(rest, num_classes, axis=1).astype(np.float32)
+    result[:, columns] = logits
+    return result
 
 
 def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
@@ -202,10 +225,25 @@ def as_text(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['split']} split, {figures['num_examples']} photos that none of the "
         "runs was trained on",
+        *map(command_line.one_line, figures.get("scope", ())),
         *groups_in_words(figures),
         "",
         *command_line.table(*run_table(figures)),
     ]
+    lines += _pairs_in_words(pairs, test)
+    if shared := figures.get("shared_classes"):
+        count = f"{shared['num_examples']:,}"
+        lines += ["", f"On the {count} photos of classes that all runs know:"]
+        lines += [*command_line.table(*run_table(shared))]
+        lines += _pairs_in_words(shared["pairs"], test)
+    if "written" in figures:
+        lines += ["", f"written: {figures['written']}"]
+    return "\n".join(lines)
+
+
+def _pairs_in_words(pairs: Sequence[dict[str, Any]], test: str) -> list[str]:
+    """Return the lines of each comparison of two runs by a test of this name."""
+    lines = []
     for pair in pairs:
         first, second = map(command_line.one_line, (pair["first"], pair["second"]))
         low, high = pair["difference_ci95"]
@@ -221,9 +259,7 @@ def as_text(figures: dict[str, Any]) -> str:
             f"{high:+.4f}",
             f"  {command_line.one_line(pair['verdict'])}",
         ]
-    if "written" in figures:
-        lines += ["", f"written: {figures['written']}"]
-    return "\n".join(lines)
+    return lines
 
 
 def groups_in_words(figures: dict[str, Any]) -> list[str]:

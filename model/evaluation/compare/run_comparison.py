@@ -1,17 +1,25 @@
 """Compare finished runs on the same photos, evaluating them first where necessary."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.evaluation import evaluation_data, run_evaluation, stored_logits
+import numpy as np
+
+from model.evaluation import (
+    evaluation_data,
+    run_evaluation,
+    split_evaluation,
+    stored_logits,
+)
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 
@@ -28,9 +36,13 @@ def compare_runs(
 
     A run is evaluated only if its folder has no logits that this user computed with its
     present model for these records. The photos are those of `folder`, whose subfolders
-    mean what `layout` says, or each run's own photos if `folder` is "".
+    mean what `layout` says, or each run's own photos if `folder` is "". If those are
+    not the same records for all runs, or have changed since, the photos are those of
+    the newest run's records as they are now that no run has seen.
     """
     first = next(iter(runs.values()))
+    if not folder and (today := _records_that_changed(runs)):
+        return _compare_today(runs, today, split, options)
     with contextlib.ExitStack() as stack:
         data = None
         if folder:
@@ -45,12 +57,6 @@ def compare_runs(
         candidates = [
             _candidate(name, run, split, data, options) for name, run in runs.items()
         ]
-    for name, run in runs.items():
-        if not folder and run.manifest_digest != first.manifest_digest:
-            command_line.log(
-                f"note: {name} was trained on other records than {next(iter(runs))}: "
-                "the test photos are the same, other photos or settings are not"
-            )
     digest = data.records.digest if data else first.manifest_digest
     figures = {
         "split": split,
@@ -61,6 +67,110 @@ def compare_runs(
     path = first.evaluation_path(f"compare-{split}", digest)
     stored_logits.write_figures(path, figures)
     return figures, path
+
+
+def _records_that_changed(
+    runs: Mapping[str, finished_run.FinishedRun],
+) -> manifest.Manifest | None:
+    """Return the newest run's records of today; None if all runs trained on them."""
+    digests = {run.manifest_digest for run in runs.values()}
+    configs = {run.directory / run_folder.CONFIG_NAME: run for run in runs.values()}
+    newest = configs[max(configs, key=lambda path: path.stat().st_mtime)]
+    folder = Path(newest.config["data"]["path"])
+    if len(digests) == 1 and not (folder / manifest.HEAD_NAME).exists():
+        return None  # the runs may have been evaluated before the records were moved
+    records = manifest.read(newest.records_folder())
+    return None if digests == {records.digest} else records
+
+
+def _compare_today(
+    runs: Mapping[str, finished_run.FinishedRun],
+    records: manifest.Manifest,
+    split: str,
+    options: EvaluationOptions,
+) -> tuple[dict[str, Any], Path]:
+    """Compare runs on the photos of records that none of them has seen.
+
+    Unseen photos of all splits count unless a split other than test is chosen. The
+    classes are those of the records and of all runs.
+    """
+    split = "all" if split == "test" else split
+    data = EvaluationData(records=records, split=split)
+    total = len(data.rows)
+    data, reasons = evaluation_data.leave_out_seen(data, runs)
+    scope = [
+        f"photos of {data.source} as they are now, that no run has seen: "
+        f"{len(data.rows):,} of {total:,}",
+        f"left out: {', '.join(reasons) or 'none'}",
+    ]
+    if not data.rows:
+        raise DataError(
+            f"{scope[0]} ({scope[1]}). Compare on other photos: --data=FOLDER "
+            "--another_dataset"
+        )
+    manifest.check_files(records)
+    first = next(iter(runs.values()))
+    path = first.evaluation_path(f"compare-{data.name}", records.digest)
+    file_system.prepare_folder(path.parent)
+    known = [name for run in runs.values() for name in run.class_names]
+    names = tuple(dict.fromkeys((*records.class_names, *known)))
+    candidates = [
+        _candidate_today(name, run, data, names, options) for name, run in runs.items()
+    ]
+    labels = candidates[0].examples.label
+    shared = set.intersection(*(set(run.class_names) for run in runs.values()))
+    is_shared = np.isin(labels, [names.index(name) for name in shared])
+    for name, run in runs.items():
+        count = sum(names[label] not in run.class_names for label in labels)
+        if count:
+            foreign = sorted({names[n] for n in labels} - set(run.class_names))
+            scope.append(
+                f"{count:,} are of classes that {name} does not know "
+                f"({', '.join(foreign)}): they count as wrong for it, with probability "
+                f"{comparison.UNKNOWN_PROBABILITY:g}"
+            )
+    figures = {
+        "split": data.name,
+        "scope": scope,
+        **comparison.compare(candidates),
+        "manifest_digest": records.digest,
+        "versions": run_folder.versions(),
+    }
+    if is_shared.any() and not is_shared.all():
+        chosen = [candidate.of_photos(is_shared) for candidate in candidates]
+        figures["shared_classes"] = {"split": "", **comparison.compare(chosen)}
+    stored_logits.write_figures(path, figures)
+    return figures, path
+
+
+def _candidate_today(
+    name: str,
+    run: finished_run.FinishedRun,
+    data: EvaluationData,
+    class_names: tuple[str, ...],
+    options: EvaluationOptions,
+) -> comparison.Candidate:
+    """Return a run with logits for classes of which it knows some."""
+    start = time.perf_counter()
+    predictions = split_evaluation.evaluate_split(
+        run.load_model(), data, run.spec, options, class_names=run.class_names
+    )
+    arrays = predictions.arrays()
+    names = data.records.class_names
+    labels = np.array([class_names.index(name) for name in names])[arrays["label"]]
+    columns = [class_names.index(name) for name in run.class_names]
+    logits = comparison.with_unknown_classes(
+        arrays["logits"], columns, len(class_names), run.temperature
+    )
+    arrays |= {"label": labels, "logits": logits}
+    return comparison.Candidate(
+        name=name,
+        class_names=class_names,
+        examples=stored_logits.Examples(**arrays),
+        temperature=run.temperature,
+        model_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
+        images_per_s=len(labels) / (time.perf_counter() - start),
+    )
 
 
 def _candidate(
