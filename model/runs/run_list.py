@@ -7,7 +7,6 @@ than its model.
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 BEST = "best"
-_TIME = "%Y-%m-%d %H:%M:%S"
+_COLUMNS = ("run", "network", "trained", "data", "began", "photos", "test accuracy")
 
 
 def list_runs(folder: str, sort: str = "time") -> list[dict[str, Any]]:
@@ -36,11 +35,12 @@ def list_runs(folder: str, sort: str = "time") -> list[dict[str, Any]]:
 
 def _describe(path: Path) -> dict[str, Any]:
     is_one = not (path / run_folder.REPEATS).exists()
-    name = run_folder.CONFIG_NAME if is_one else run_folder.REPEATS
-    files = [Path(top, file) for top, _, names in os.walk(path) for file in names]
+    mark = path / (run_folder.CONFIG_NAME if is_one else run_folder.REPEATS)
+    files = [Path(top, name) for top, _, names in os.walk(path) for name in names]
+    began = time.localtime(mark.lstat().st_mtime)
     known = {
         "run": str(path),
-        "began": time.strftime(_TIME, time.localtime((path / name).lstat().st_mtime)),
+        "began": time.strftime("%Y-%m-%d %H:%M:%S", began),
         "bytes": sum(file.lstat().st_size for file in files),
     }
     try:
@@ -51,7 +51,16 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _of_run(path: Path) -> dict[str, Any]:
     run = finished_run.read(str(path))
-    facts, digest = _of_config(run), run.manifest_digest
+    data, digest = run.config["data"], run.manifest_digest
+    layers = [str(stage["train_from"]) for stage in run.config.get("stages", ())]
+    counts = [sum(splits.values()) for splits in data.get("counts", {}).values()]
+    facts = {
+        "network": run.config["network"],
+        "trained": ", ".join("head" if n == "logits" else f"from {n}" for n in layers),
+        "data": data["path"],
+        "manifest_digest": digest,
+        "photos": sum(counts) if counts else None,
+    }
     if (path / "metrics.jsonl").exists():
         losses = [result["validation_loss"] for result in run.results()]
         facts["validation_loss"] = min(losses, default=None)
@@ -67,28 +76,19 @@ def _of_run(path: Path) -> dict[str, Any]:
 def _of_repeats(path: Path) -> dict[str, Any]:
     """Return the facts of runs of --seeds or --folds; of folds the pooled accuracy."""
     content = finished_run.read_json(path / run_folder.REPEATS, dict)
-    facts: dict[str, Any] = {"repeats": len(content.get("accuracy", {}))}
-    for name in sorted(content.get("accuracy", {}))[:1]:
-        facts |= _of_config(finished_run.read(str(path / Path(name).name)))
+    names, facts = sorted(content.get("accuracy", {})), dict[str, Any]()
+    if names:
+        facts = _of_run(path / Path(names[0]).name)
         facts["accuracy"] = float(content["mean"])
-    facts |= {"data": str(content["settings"]["data"]), "manifest_digest": ""}
-    return facts | (_accuracy(content["all_photos"]) if "all_photos" in content else {})
+        facts.pop("accuracy_ci95", None)
+    # These are not runs that could be the best.
+    facts |= {"data": str(content["settings"]["data"]), "validation_loss": None}
+    if "all_photos" in content:
+        facts |= _accuracy(content["all_photos"])
+    return facts | {"repeats": len(names)}
 
 
-def _of_config(run: finished_run.FinishedRun) -> dict[str, Any]:
-    data, stages = run.config["data"], run.config.get("stages", ())
-    layers = [str(stage["train_from"]) for stage in stages]
-    counts = [sum(n.values()) for n in data.get("counts", {}).values()]
-    return {
-        "network": run.config["network"],
-        "trained": ", ".join("head" if n == "logits" else f"from {n}" for n in layers),
-        "data": data["path"],
-        "manifest_digest": run.manifest_digest,
-        "photos": sum(counts) if counts else None,
-    }
-
-
-def _accuracy(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _accuracy(figures: Any) -> dict[str, Any]:
     low, high = map(float, figures["accuracy_ci95"])
     return {"accuracy": float(figures["accuracy"]), "accuracy_ci95": [low, high]}
 
@@ -98,31 +98,24 @@ def show(folder: str, *, sort: str, as_json: bool) -> str:
     runs = list_runs(folder, sort)
     if as_json:
         return json.dumps(runs, indent=2)
-    rows = []
+    rows, problems = [], []
     for run in runs:
         if "problem" in run:
+            problems.append(command_line.one_line(run["problem"]))
             continue
-        accuracy, interval = "not evaluated", None
-        if run.get("accuracy") is not None:
-            accuracy = f"{run['accuracy']:.4f}"
-        if "accuracy_ci95" in run:
-            interval = "{:.4f} to {:.4f}".format(*run["accuracy_ci95"])
-        name = run["run"] + (f" ({run['repeats']} runs)" if "repeats" in run else "")
-        texts = name, run.get("network"), run.get("trained"), run["data"]
+        accuracy, interval = run.get("accuracy"), run.get("accuracy_ci95")
+        texts = (run.get(name) for name in ("run", "network", "trained", "data"))
         rows.append(
             (
-                *(command_line.one_line(text) if text else None for text in texts),
-                run["began"],
-                run.get("photos"),
-                accuracy,
-                interval,
+                *(command_line.one_line(text or "-") for text in texts),
+                *(run["began"][:16], run.get("photos")),
+                "not evaluated" if accuracy is None else f"{accuracy:.4f}",
+                interval and "{:.4f} to {:.4f}".format(*interval),
                 f"{run['bytes'] / 1e6:.1f}",
             )
         )
-    columns = ("run", "network", "trained", "data", "began", "photos", "test accuracy")
-    lines = command_line.table((*columns, "95 % interval", "MB"), rows, left=4)
-    problems = [run["problem"] for run in runs if "problem" in run]
-    return "\n".join([*lines, *map(command_line.one_line, problems)])
+    columns = (*_COLUMNS, "95 % interval", "MB")
+    return "\n".join([*command_line.table(columns, rows, left=4), *problems])
 
 
 def read(run_dir: str) -> finished_run.FinishedRun:

@@ -223,27 +223,13 @@ def as_text(figures: dict[str, Any]) -> str:
     has_groups = figures["num_groups"] < figures["num_examples"]
     test = "sign test of groups," if has_groups else "McNemar's exact"
     lines = [
-        f"{figures['split']} split, {figures['num_examples']} photos that none of the "
-        "runs was trained on",
+        f"{figures.get('title') or figures['split'] + ' split'}, "
+        f"{figures['num_examples']} photos that none of the runs was trained on",
         *map(command_line.one_line, figures.get("scope", ())),
         *groups_in_words(figures),
         "",
         *command_line.table(*run_table(figures)),
     ]
-    lines += _pairs_in_words(pairs, test)
-    if shared := figures.get("shared_classes"):
-        count = f"{shared['num_examples']:,}"
-        lines += ["", f"On the {count} photos of classes that all runs know:"]
-        lines += [*command_line.table(*run_table(shared))]
-        lines += _pairs_in_words(shared["pairs"], test)
-    if "written" in figures:
-        lines += ["", f"written: {figures['written']}"]
-    return "\n".join(lines)
-
-
-def _pairs_in_words(pairs: Sequence[dict[str, Any]], test: str) -> list[str]:
-    """Return the lines of each comparison of two runs by a test of this name."""
-    lines = []
     for pair in pairs:
         first, second = map(command_line.one_line, (pair["first"], pair["second"]))
         low, high = pair["difference_ci95"]
@@ -259,7 +245,11 @@ def _pairs_in_words(pairs: Sequence[dict[str, Any]], test: str) -> list[str]:
             f"{high:+.4f}",
             f"  {command_line.one_line(pair['verdict'])}",
         ]
-    return lines
+    if "shared_classes" in figures:
+        lines += ["", as_text(figures["shared_classes"])]
+    if "written" in figures:
+        lines += ["", f"written: {figures['written']}"]
+    return "\n".join(lines)
 
 
 def groups_in_words(figures: dict[str, Any]) -> list[str]:

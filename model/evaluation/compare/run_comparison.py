@@ -94,51 +94,47 @@ def _compare_today(
     Unseen photos of all splits count unless a split other than test is chosen. The
     classes are those of the records and of all runs.
     """
-    split = "all" if split == "test" else split
-    data = EvaluationData(records=records, split=split)
-    total = len(data.rows)
-    data, reasons = evaluation_data.leave_out_seen(data, runs)
+    every = EvaluationData(records=records, split="all" if split == "test" else split)
+    data, reasons = evaluation_data.leave_out_seen(every, runs)
     scope = [
         f"photos of {data.source} as they are now, that no run has seen: "
-        f"{len(data.rows):,} of {total:,}",
+        f"{len(data.rows):,} of {len(every.rows):,}",
         f"left out: {', '.join(reasons) or 'none'}",
     ]
     if not data.rows:
-        raise DataError(
-            f"{scope[0]} ({scope[1]}). Compare on other photos: --data=FOLDER "
-            "--another_dataset"
-        )
+        advice = "Compare on other photos: --data=FOLDER --another_dataset"
+        raise DataError(f"{'; '.join(scope)}. {advice}")
     manifest.check_files(records)
-    first = next(iter(runs.values()))
-    path = first.evaluation_path(f"compare-{data.name}", records.digest)
+    path = next(iter(runs.values())).evaluation_path(
+        f"compare-{data.name}", records.digest
+    )
     file_system.prepare_folder(path.parent)
     known = [name for run in runs.values() for name in run.class_names]
     names = tuple(dict.fromkeys((*records.class_names, *known)))
     candidates = [
         _candidate_today(name, run, data, names, options) for name, run in runs.items()
     ]
-    labels = candidates[0].examples.label
-    shared = set.intersection(*(set(run.class_names) for run in runs.values()))
-    is_shared = np.isin(labels, [names.index(name) for name in shared])
+    classes = [row.class_name for row in data.rows]
     for name, run in runs.items():
-        count = sum(names[label] not in run.class_names for label in labels)
-        if count:
-            foreign = sorted({names[n] for n in labels} - set(run.class_names))
+        if foreign := [c for c in classes if c not in run.class_names]:
             scope.append(
-                f"{count:,} are of classes that {name} does not know "
-                f"({', '.join(foreign)}): they count as wrong for it, with probability "
-                f"{comparison.UNKNOWN_PROBABILITY:g}"
+                f"{len(foreign):,} are of classes that {name} does not know "
+                f"({', '.join(sorted({*foreign}))}): they count as wrong for it, with "
+                f"probability {comparison.UNKNOWN_PROBABILITY:g}"
             )
     figures = {
         "split": data.name,
+        "title": "today's records",
         "scope": scope,
         **comparison.compare(candidates),
         "manifest_digest": records.digest,
         "versions": run_folder.versions(),
     }
-    if is_shared.any() and not is_shared.all():
-        chosen = [candidate.of_photos(is_shared) for candidate in candidates]
-        figures["shared_classes"] = {"split": "", **comparison.compare(chosen)}
+    shared = np.all([np.isin(classes, r.class_names) for r in runs.values()], axis=0)
+    if shared.any() and not shared.all():
+        chosen = [candidate.of_photos(shared) for candidate in candidates]
+        title = {"title": "classes that all runs know"}
+        figures["shared_classes"] = title | comparison.compare(chosen)
     stored_logits.write_figures(path, figures)
     return figures, path
 
@@ -152,24 +148,21 @@ def _candidate_today(
 ) -> comparison.Candidate:
     """Return a run with logits for classes of which it knows some."""
     start = time.perf_counter()
-    predictions = split_evaluation.evaluate_split(
+    arrays = split_evaluation.evaluate_split(
         run.load_model(), data, run.spec, options, class_names=run.class_names
-    )
-    arrays = predictions.arrays()
-    names = data.records.class_names
-    labels = np.array([class_names.index(name) for name in names])[arrays["label"]]
+    ).arrays()
     columns = [class_names.index(name) for name in run.class_names]
-    logits = comparison.with_unknown_classes(
+    arrays["label"] = np.array([class_names.index(r.class_name) for r in data.rows])
+    arrays["logits"] = comparison.with_unknown_classes(
         arrays["logits"], columns, len(class_names), run.temperature
     )
-    arrays |= {"label": labels, "logits": logits}
     return comparison.Candidate(
         name=name,
         class_names=class_names,
         examples=stored_logits.Examples(**arrays),
         temperature=run.temperature,
         model_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
-        images_per_s=len(labels) / (time.perf_counter() - start),
+        images_per_s=len(data.rows) / (time.perf_counter() - start),
     )
 
 

@@ -3,8 +3,8 @@
 A folder of a cache is named by a digest of all that its numbers depend on besides the
 photo. One file lists the keys of its slots, by which photos are found. For each view,
 one array holds the features, another one the checksums of key and features of the slots
-that are filled. Files only grow; where many slots are not used any more, others take
-their place, so that another process can go on reading.
+that are filled. Files only grow, so that another process can go on reading. Where they
+would be too large and many slots are not used any more, they are begun again.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from pipeline.system import command_line, file_system
 
 CAP_BYTES = 10 << 30
 _IDENTITY_NAME, _KEYS_NAME = "about.json", "photos.keys"
-_COPIED_ROWS = 1024
 
 
 @contextlib.contextmanager
@@ -81,11 +80,12 @@ class FeatureStore:
         path = self._folder / _KEYS_NAME
         stored = _read(path, self._keys.dtype)
         self.slots, new = _find(stored, self._keys)
-        used = np.unique(self.slots[self.slots < len(stored)])
+        num_unused = len(stored) + len(new) - len(np.unique(self.slots))
         is_full = (len(stored) + len(new)) * photo_bytes > CAP_BYTES
-        if is_full and len(stored) - len(used) > len(stored) // 8:
-            _keep_slots(self._folder, used, len(stored))
-            stored = _read(path, self._keys.dtype)
+        if is_full and num_unused > len(stored) // 8:
+            for old in self._folder.glob("[pv]*"):
+                old.unlink()  # others may go on reading it
+            stored = stored[:0]
             self.slots, new = _find(stored, self._keys)
         with path.open("ab") as file:
             file.truncate(stored.nbytes)  # without a key that was cut off
@@ -138,19 +138,6 @@ def _find(stored: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     is_new = places >= len(stored)
     slots = np.where(is_new, len(stored) + np.searchsorted(new, places), places)
     return slots, both[new]
-
-
-def _keep_slots(folder: Path, used: np.ndarray, num_slots: int) -> None:
-    """Replace the files of a cache by ones with the used slots alone."""
-    for path in folder.iterdir():
-        row_bytes = path.stat().st_size // num_slots
-        if path.name == _IDENTITY_NAME or not row_bytes:
-            continue
-        file_system.refuse_link(path)
-        rows = np.memmap(path, np.uint8, "r", shape=(num_slots, row_bytes))
-        with file_system.replacing(path) as partial, partial.open("wb") as file:
-            for start in range(0, len(used), _COPIED_ROWS):
-                file.write(rows[used[start : start + _COPIED_ROWS]].tobytes())
 
 
 def num_missing(

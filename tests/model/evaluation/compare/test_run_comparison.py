@@ -82,7 +82,7 @@ def test_runs_of_200_and_600_photos_are_compared_on_those_that_none_has_seen(gro
     assert f"that no run has seen: {len(rows)} of 600" in text
     assert f"{lost} that old was trained on or chosen by, {len(seen(after))} " in text
     assert f"{count['red']} are of classes that old does not know (red)" in text
-    assert f"On the {known} photos of classes that all runs know:" in text
+    assert f"classes that all runs know, {known} photos that none of" in text
     written = json.loads(
         next((old.directory / "evaluation").glob("*.json")).read_text()
     )
