@@ -6,11 +6,8 @@ that only one run gets right, the interval may exclude zero where the test sees 
 difference.
 """
 
-import collections
 import dataclasses
-import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,7 +100,6 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
     different classes or photos are refused.
     """
     first, *others = paired = list(map(_sorted, candidates))
-    reference = first.examples
     for other in others:
         if other.class_names != first.class_names:
             raise DataError(
@@ -112,25 +108,13 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
                 "same classes in the same order can be compared."
             )
     for other in others:
-        if not np.array_equal(other.examples.sha256, reference.sha256):
-            photos = [
-                collections.Counter(run.examples.sha256.tolist()) for run in paired
-            ]
-            sizes = ", ".join(
-                f"{run.name} {len(run.examples.sha256)}" for run in paired
-            )
-            shared = functools.reduce(operator.and_, photos).total()
-            raise DataError(
-                f"the runs were evaluated on different photos: {sizes}, of which they "
-                f"share {shared}. Evaluate them on photos that none was trained on: "
-                "--data=FOLDER --another_dataset"
-            )
-        if len(differing := np.flatnonzero(other.examples.label != reference.label)):
-            raise DataError(
-                f"{reference.path[differing[0]]}: {other.name} and {first.name} have "
-                "different classes for this photo. Evaluate them on the same records: "
-                "--data=FOLDER --another_dataset"
-            )
+        for name in ("sha256", "label"):
+            if not np.array_equal(*(vars(r.examples)[name] for r in (other, first))):
+                raise DataError(
+                    f"{other.name} and {first.name} were evaluated on different photos "
+                    "or labels. Evaluate them on the same: --data=FOLDER "
+                    "--another_dataset"
+                )
     return paired
 
 

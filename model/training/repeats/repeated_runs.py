@@ -35,8 +35,8 @@ def repeat(config: settings.Config) -> Path:
     records = train_run.read_records(config.data)
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory, config, records, {})
-        return _run_all(config, records, directory)
+        _write(directory, config, records.digest, {})
+        return _run_all(config, records, directory, records.digest)
 
 
 def resume(directory: Path) -> Path:
@@ -45,13 +45,18 @@ def resume(directory: Path) -> Path:
     facts = operator.itemgetter("settings", "manifest_digest")
     values, manifest_digest = finished_run.read_json(path, facts)
     config = settings.from_run(path, values)
-    records = train_run.read_records(config.data)
-    run_folder.check_records(directory, str(manifest_digest), records)
-    return _run_all(config, records, directory.resolve())
+    last = directory / run_folder.FOLD_RECORDS / f"fold-{config.folds - 1}"
+    if (last / manifest.HEAD_NAME).exists():
+        # Folds have records of their own, whatever has become of the data set.
+        records = manifest.read(last)
+    else:
+        records = train_run.read_records(config.data)
+        run_folder.check_records(directory, str(manifest_digest), records)
+    return _run_all(config, records, directory.resolve(), str(manifest_digest))
 
 
 def _run_all(
-    config: settings.Config, records: manifest.Manifest, directory: Path
+    config: settings.Config, records: manifest.Manifest, directory: Path, digest: str
 ) -> Path:
     """Train and test all runs that are not complete, and write their summary."""
     try:
@@ -64,7 +69,7 @@ def _run_all(
         for network, runs in predictions.items()
     }
     others = {network: summary for network, summary in summaries.items() if network}
-    _write(directory, config, records, summaries[""] | others)
+    _write(directory, config, digest, summaries[""] | others)
     for network, summary in summaries.items():
         command_line.say(as_text(summary, network))
     if config.folds:
@@ -158,11 +163,11 @@ def is_repeated(directory: Path) -> bool:
 def _write(
     directory: Path,
     config: settings.Config,
-    records: manifest.Manifest,
+    digest: str,
     results: Mapping[str, Any],
 ) -> None:
     """Write repeats.json: what is to be trained, and the results so far."""
-    facts = {"settings": dataclasses.asdict(config), "manifest_digest": records.digest}
+    facts = {"settings": dataclasses.asdict(config), "manifest_digest": digest}
     folder = run_folder.RunFolder(directory=directory)
     folder.write_json(run_folder.REPEATS, {**facts, **results})
 

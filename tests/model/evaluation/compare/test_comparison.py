@@ -70,14 +70,12 @@ class TestPair:
     def test_runs_on_different_photos_are_refused(self):
         photos = {"a": [1, 2, 3], "b": [2, 3, 1], "c": [3, 4, 4]}
         three = [candidate(name, [0] * len(p), photos=p) for name, p in photos.items()]
-        with pytest.raises(
-            DataError, match=r"a 3, b 3, c 3, of which they share 1\. .*--data="
-        ):
+        with pytest.raises(DataError, match=r"c and a .* different photos .*--data="):
             comparison.pair(three)
 
     def test_a_photo_with_another_class_is_refused(self):
         both = [candidate("a", [0, 0], [0, 1]), candidate("b", [0, 0], [0, 0])]
-        with pytest.raises(DataError, match=r"1\.jpg: b and a have different classes"):
+        with pytest.raises(DataError, match="b and a were evaluated on different"):
             comparison.pair(both)
 
     @pytest.mark.parametrize("names", [("dog", "cat"), ("cat", "cow")])

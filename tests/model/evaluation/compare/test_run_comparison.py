@@ -117,7 +117,7 @@ def test_a_run_that_has_seen_all_photos_leaves_none(grown, monkeypatch):
     _, after, old, new = grown
     everything = {row.sha256 for row in after.included()}
     monkeypatch.setattr(finished_run.FinishedRun, "seen_photos", lambda _: everything)
-    with pytest.raises(DataError, match=r"seen: 0 of 600 .*--another_dataset"):
+    with pytest.raises(DataError, match=r"seen: 0 of 600; .*--another_dataset"):
         compare(old, new)
 
 
