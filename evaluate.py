@@ -43,9 +43,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     with evaluation_data.open_data(
         folder, config.split, run.resize_min, run.white_level, config.layout
     ) as data:
-        in_place = not (config.data or config.another_dataset)
         data = evaluation_data.check(
-            run, data, another_dataset=config.another_dataset, in_place=in_place
+            run, data, another_dataset=config.another_dataset, in_place=not config.data
         )
         manifest.check_files(data.records)
         if gate := next((name for name in GATES if getattr(config, name)), ""):

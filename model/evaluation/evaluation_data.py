@@ -75,7 +75,7 @@ def check(
     among the run's, and the run must not be trained on one of the photos. If the run's
     own records have changed `in_place`, the photos that it has seen are left out.
     """
-    if in_place and data.records.digest != run.manifest_digest:
+    if in_place and not another_dataset and data.records.digest != run.manifest_digest:
         return _as_today(run, data)
     is_own = not another_dataset or data.records.digest == run.manifest_digest
     if is_own:
