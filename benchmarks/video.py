@@ -4,9 +4,8 @@
 
 Without a clip, ffmpeg makes one: 10 minutes of 1080p, H.264, 25 frames a second, a key
 frame every 2 seconds. Times python -m model.predict --every=1s, whole. The reference is
-a program with OpenCV alone, which decodes all frames and converts one a second: frames
-between them are needed to decode them. Memory is that of all processes, for the clip
-and for its first tenth.
+a program with OpenCV alone, which decodes all frames and converts one a second. Memory
+is that of all processes, for the clip and for its first tenth.
 """
 
 import subprocess

@@ -11,6 +11,7 @@ or the last one: {"error": sentence, "kind": a Code of manifest_row}, or {}.
 import collections
 import concurrent.futures
 import math
+import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ _MAX_THREADS = 16
 _TIMEOUT_S = 60  # for each frame of the file, whether it is used or not
 _FRAMES_AHEAD = 64  # 1.4 MB each
 _ROUNDING_S = 1e-6
+_JUMP_FRAMES = 17  # OpenCV jumps to a key frame that lies so many frames before
 _MIN_SHARE, _MISSING_S = 0.95, 1  # of the time that a header states
 
 
@@ -82,7 +84,7 @@ class VideoFrames:
         self._child = sandbox.Child(
             "pipeline.images.video_frames",
             task="decode videos",
-            environment={"OPENCV_FFMPEG_CAPTURE_OPTIONS": _OPTIONS},
+            environment={},
         )
         self._frames = (frame for video in videos for frame in self._decode(video))
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -153,45 +155,108 @@ def main() -> None:
 def _frames(
     video: str, every_s: float, resize_min: int, timeout_s: float
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield times in seconds, and frames in RGB that OpenCV has turned upright."""
+    """Yield times in seconds, and frames in RGB that OpenCV has turned upright.
+
+    A second reader decodes key frames alone. Where one lies between two frames that are
+    asked for, those in between need not be decoded.
+    """
     try:
         file = open(video, "rb", opener=decode_files.open_regular)  # noqa: SIM115
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         raise ImageError(Code.UNREADABLE, message) from error
-    threads = min(command_line.available_cpus(), _MAX_THREADS)
-    # Not the file's name, which FFmpeg could take for an address or a pattern.
-    capture = cv2.VideoCapture(
-        f"/dev/fd/{file.fileno()}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
-    )
-
-    def fact(name: str) -> float:
-        return float(capture.get(getattr(cv2, f"CAP_PROP_{name}")))
-
-    if not capture.isOpened():
-        text = "not a video that FFmpeg decodes, cut off or damaged"
-        raise ImageError(Code.UNDECODABLE, text)
-    if fact("FRAME_WIDTH") * fact("FRAME_HEIGHT") > _MAX_PIXELS:
-        raise ImageError(Code.TOO_MANY_PIXELS, f"frames above {_MAX_PIXELS:,} pixels")
-    time_s, next_s, count = 0.0, 0.0, 0
-    while capture.grab():
-        count, time_s = count + 1, round(fact("POS_MSEC") / 1000, 6)
-        if time_s >= next_s - _ROUNDING_S:
-            done, pixels = capture.retrieve()
-            if not done:
-                raise ImageError(Code.UNDECODABLE, f"damaged at {time_s:.3f} s")
-            shape = fact("SAR_NUM") / (fact("SAR_DEN") or 1) or 1
-            shown = _square_pixels(pixels, min(max(shape, 0.1), 10), resize_min)
-            signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may be busy
-            yield time_s, shown
-            next_s = (math.floor((time_s + _ROUNDING_S) / every_s) + 1) * every_s
+    reader, keys = _Reader(file.fileno()), _Reader(file.fileno(), "nonkey")
+    jump_s, may_jump = _JUMP_FRAMES / reader.rate, True
+    last_s, last_key_s, between_keys_s, next_s = -1.0, -1.0, 0.0, 0.0
+    while True:
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-    # A header may state a longer sound, but then it does not count frames.
-    stated, stated_s = fact("FRAME_COUNT"), fact("FRAME_COUNT") / (fact("FPS") or 1)
-    is_short = time_s < min(_MIN_SHARE * stated_s, stated_s - _MISSING_S)
-    if not count or (is_short and count < _MIN_SHARE * stated):
-        text = f"ends at {time_s:.1f} s of {stated_s:.1f} s: cut off or damaged"
-        raise ImageError(Code.UNDECODABLE, text)
+        while keys.time_s < next_s - _ROUNDING_S:
+            between_keys_s, last_key_s = keys.time_s - last_key_s, keys.time_s
+            keys.grab()
+        source = keys if keys.time_s <= next_s + _ROUNDING_S else reader
+        is_far = next_s - last_key_s > jump_s
+        start_s = last_key_s if is_far else next_s - jump_s - between_keys_s
+        if source is reader and may_jump and start_s > max(reader.time_s, 0):
+            reader.jump(next_s)
+            is_last = next_s > reader.stated_s - 1 / reader.rate
+            if reader.time_s > next_s + _ROUNDING_S and not is_last:
+                # The frame rate varies, or the file is cut off.
+                source = reader = _Reader(file.fileno())
+                may_jump = False
+        while source.time_s < next_s - _ROUNDING_S:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+            source.grab()
+        if math.isinf(source.time_s):
+            break
+        shown = source.frame(resize_min)
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may be busy
+        last_s = source.time_s
+        yield last_s, shown
+        next_s = (math.floor((last_s + _ROUNDING_S) / every_s) + 1) * every_s
+    if last_s < 0 or next_s < reader.stated_s:
+        reader.check_end()
+
+
+class _Reader:
+    """A video that is read to its end, frame by frame; all of them, or key frames."""
+
+    def __init__(self, descriptor: int, without: str = "none") -> None:
+        """Open a file, or raise ImageError.
+
+        FFmpeg gets no name of a file, which it could take for an address or a pattern.
+        """
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_OPTIONS}|avdiscard;{without}"
+        threads = min(command_line.available_cpus(), _MAX_THREADS)
+        self._capture = cv2.VideoCapture(
+            f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
+        )
+        self.time_s = self._last_s = -1.0  # of the frame; infinity after the last one
+        self.rate = max(self._fact("FPS"), 1e-3)  # mean frames per second
+        self.stated_s = self._fact("FRAME_COUNT") / self.rate
+        self._count = 0.0  # of the frames so far
+        if not self._capture.isOpened():
+            text = "not a video that FFmpeg decodes, cut off or damaged"
+            raise ImageError(Code.UNDECODABLE, text)
+        if self._fact("FRAME_WIDTH") * self._fact("FRAME_HEIGHT") > _MAX_PIXELS:
+            text = f"frames above {_MAX_PIXELS:,} pixels"
+            raise ImageError(Code.TOO_MANY_PIXELS, text)
+
+    def _fact(self, name: str) -> float:
+        return float(self._capture.get(getattr(cv2, f"CAP_PROP_{name}")))
+
+    def grab(self) -> None:
+        """Decode the next frame."""
+        if self._capture.grab():
+            self.time_s = self._last_s = round(self._fact("POS_MSEC") / 1000, 6)
+            self._count += 1
+        else:
+            self.time_s = math.inf
+
+    def jump(self, time_s: float) -> None:
+        """Decode a frame shortly before a time, or at any later one."""
+        self._capture.set(cv2.CAP_PROP_POS_FRAMES, int(time_s * self.rate) - 1)
+        self._count = -math.inf
+        self.grab()
+
+    def frame(self, resize_min: int) -> np.ndarray:
+        """Return the frame in RGB, with square pixels, shrunk as photos are."""
+        done, pixels = self._capture.retrieve()
+        if not done:
+            text = f"damaged at {self.time_s:.3f} s"
+            raise ImageError(Code.UNDECODABLE, text)
+        shape = self._fact("SAR_NUM") / (self._fact("SAR_DEN") or 1) or 1
+        return _square_pixels(pixels, min(max(shape, 0.1), 10), resize_min)
+
+    def check_end(self) -> None:
+        """Raise ImageError if the video ends before the time that its header states.
+
+        A header may count the seconds of the sound, or of a last frame that stays.
+        """
+        least_s = min(_MIN_SHARE * self.stated_s, self.stated_s - _MISSING_S)
+        least = _MIN_SHARE * self._fact("FRAME_COUNT")
+        if self._last_s < 0 or (self._last_s < least_s and self._count < least):
+            text = f"ends at {self._last_s:.1f} s of {self.stated_s:.1f} s"
+            raise ImageError(Code.UNDECODABLE, f"{text}: cut off or damaged")
 
 
 def _square_pixels(pixels: Any, shape: float, resize_min: int) -> np.ndarray:

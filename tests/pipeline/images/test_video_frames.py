@@ -50,6 +50,23 @@ def test_a_frame_is_the_first_at_or_after_its_time(tmp_path, every_s, expected):
     assert times(read(path, every_s=every_s)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("every_s", [0.3, 1, 2.5, 7])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_frames_between_key_frames_are_skipped_without_a_difference(
+    tmp_path, name, every_s
+):
+    scenes = [drawn_photos.draw_scene(number, 60, 80) for number in range(200)]
+    path = clips.write(tmp_path / name, scenes)
+    capture, expected = cv2.VideoCapture(str(path)), {}
+    while capture.grab():
+        time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        expected.setdefault(int(round(time_s, 6) / every_s + 1e-9), capture.retrieve())
+    frames = read(path, every_s=every_s)
+    assert len(frames) == len(expected)
+    for frame, (_, bgr) in zip(frames, expected.values(), strict=True):
+        np.testing.assert_array_equal(frame.pixels, bgr[..., ::-1])
+
+
 def test_times_are_those_of_a_clip_whose_frame_rate_varies(tmp_path):
     """No frame from 1.5 s to 4 s: the next one is that for 2 s, and comes once."""
     path = clips.write(tmp_path / "a.mkv", [clips.plain("red")] * 30)
