@@ -18,8 +18,6 @@ from pipeline.records import manifest
 from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.errors import DataError
 
-_PROJECTOR_PHOTOS = 1000  # shown by TensorBoard's projector in a browser
-
 
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate a run and write its report, or a pretrained network as it is.
@@ -54,11 +52,8 @@ def evaluate(config: Config) -> dict[str, Any]:
                 subject=f"--{gate}: {run.directory.name}",
                 advice="Evaluate the test split, or other photos.",
             )
-        options = config.options(num_features=_PROJECTOR_PHOTOS * config.report)
-        evaluation = run_evaluation.evaluate_run(run, data, options)
+        evaluation = run_evaluation.evaluate_run(run, data, config.options)
         tensorboard_pages.write(evaluation)
-        if config.report:
-            tensorboard_pages.write_projector(evaluation)
         return html_report.finish(evaluation, config)
 
 
@@ -81,7 +76,7 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         weights = weights.recognise_preprocessing(
             functools.partial(image_batches.sample, data.records, data.rows)
         )
-        return weight_evaluation.evaluate_weights(weights, data, config.options())
+        return weight_evaluation.evaluate_weights(weights, data, config.options)
 
 
 def compare(config: Config) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def compare(config: Config) -> dict[str, Any]:
         folder=config.data,
         layout=config.layout,
         another_dataset=config.another_dataset,
-        options=config.options(),
+        options=config.options,
     )
     curves = [run.validation_curve() for run in runs.values()]
     picture = path.with_suffix(".png")

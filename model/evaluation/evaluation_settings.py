@@ -21,9 +21,6 @@ class EvaluationOptions:
 
     batch_size: int = 64  # photos in one call of the network
     tta: str = "none"  # or "flip" or "ten_crop"
-    # Photos, evenly spread over the split, whose final-layer inputs are recorded; needs
-    # a network with the head of a run.
-    num_features: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,9 +86,7 @@ class Config:
         "the central crop (none), also mirrored (flip), also the corners (ten_crop).",
         choices=("none", "flip", "ten_crop"),
     )
-    report: bool = _results(
-        True, "Writes an HTML report, and the photos for TensorBoard's projector."
-    )
+    report: bool = _results(True, "Writes an HTML report.")
     min_accuracy: float = _results(
         0.0,
         "Ends with exit code 2 if the accuracy, a number from 0 to 1, is lower than "
@@ -154,8 +149,7 @@ class Config:
         """Folders that `runs` names."""
         return self.runs.split(",")
 
-    def options(self, num_features: int = 0) -> EvaluationOptions:
-        """Return how photos are predicted."""
-        return EvaluationOptions(
-            batch_size=self.batch_size, tta=self.tta, num_features=num_features
-        )
+    @property
+    def options(self) -> EvaluationOptions:
+        """How photos are predicted."""
+        return EvaluationOptions(batch_size=self.batch_size, tta=self.tta)

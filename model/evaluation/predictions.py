@@ -26,10 +26,6 @@ class Predictions:
     tta: str = "none"  # or "flip" or "ten_crop"
     # Name of the run that predicted each photo, str [num_examples]; None for one run.
     folds: np.ndarray | None = None
-    # Photos whose inputs of the final layer were recorded, for their central crops:
-    # int64 [num_features], float32 [num_features, size].
-    feature_examples: Sequence[int] | np.ndarray = ()
-    features: np.ndarray | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -129,6 +125,4 @@ def pool(parts: Mapping[str, Predictions]) -> Predictions:
         logits=np.concatenate([part.logits for part in every]),
         temperature=np.repeat([[part.temperature] for part in every], sizes, axis=0),
         folds=np.repeat([*parts], sizes),
-        feature_examples=(),
-        features=None,
     )

@@ -1,17 +1,16 @@
 """Run a model over a split: every photo once in each view, in float32."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
-from model.networks import batch_norm_folding, head
+from model.networks import batch_norm_folding
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -70,25 +69,23 @@ def evaluate_split(
     _check(model, data, len(class_names))
     images = image_batches.Images(records, rows, spec, batch_size=options.batch_size)
     views = views_of(options.tta, images.sizes, spec)
-    num_features = min(options.num_features, len(rows))
-    examples = np.rint(np.linspace(0, len(rows) - 1, num_features)).astype(np.int64)
-    predict = _predict_step(model, with_features=num_features > 0)
+    compute = batch_norm_folding.folded(model)
+    predict = traced_function.for_any_batch(
+        lambda images: compute(tf.cast(images, tf.float32))
+    )
     labels = np.full(len(rows), -1, np.int64)
     sums = np.zeros((len(rows), len(class_names)), np.float64)
-    recorded = []
     with command_line.progress(len(rows) * len(views), "photo", data.split) as progress:
         for view in views:
             for batch in images.run(np.arange(len(rows)), view):
                 numbers = batch["row"].numpy()
                 labels[numbers] = batch["label"].numpy()
-                logits, *features = (t.numpy() for t in predict(batch["image"]))
+                logits = predict(batch["image"]).numpy()
                 # A single view stays as it is, to the bit. Several give the geometric
                 # mean of their probabilities, which a temperature still calibrates.
                 sums[numbers] += (
                     metrics.log_softmax(logits) if len(views) > 1 else logits
                 )
-                if view is views[0]:
-                    recorded += [f[np.isin(numbers, examples)] for f in features]
                 progress.update(len(numbers))
     return Predictions(
         rows=rows,
@@ -96,8 +93,6 @@ def evaluate_split(
         logits=(sums / len(views)).astype(np.float32),
         class_names=class_names,
         tta=options.tta,
-        feature_examples=examples,
-        features=np.concatenate(recorded) if recorded else None,
     )
 
 
@@ -135,17 +130,3 @@ def views_of(
         mirrored = np.ones(len(sizes), np.bool_)
         views += [dataclasses.replace(view, mirrored=mirrored) for view in views]
     return views
-
-
-def _predict_step(model: Any, *, with_features: bool) -> Callable[[Any], list[Any]]:
-    """Return a function of images that gives logits and the final layer's inputs."""
-    network = model
-    if with_features:
-        features = model.get_layer(head.FINAL_LAYER).input
-        network = keras.Model(model.input, [model.output, features])
-    compute = batch_norm_folding.folded(network)
-
-    def step(images: Any) -> list[Any]:
-        return tf.nest.flatten(compute(tf.cast(images, tf.float32)))
-
-    return traced_function.for_any_batch(step)

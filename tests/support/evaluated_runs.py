@@ -102,5 +102,5 @@ def judged(directory, found, split="all", seen=(), **how):
     """The judgement of such a run."""
     finished = write_run(directory, found, seen)
     data = EvaluationData(records=found, split=split)
-    options = EvaluationOptions(**{"num_features": 1000, **how})
+    options = EvaluationOptions(**how)
     return run_evaluation.evaluate_run(finished, data, options)

@@ -216,30 +216,3 @@ class TestViews:
         assert (predictions.labels == plain.labels).all()
         assert (predictions.predicted == plain.predicted).all()
         assert (np.exp(predictions.logits).sum(axis=1) <= 1 + 1e-6).all()
-
-
-class TestFeatures:
-    def test_features_are_the_inputs_of_the_final_layer(self, found):
-        model = colour_network()
-        predictions = predict(found, model=model, num_features=1000)
-        plain = predict(found, model=model)
-        assert plain.features is None
-        np.testing.assert_array_equal(predictions.logits, plain.logits)
-        kernel, bias = model.get_layer("logits").get_weights()
-        examples = list(range(len(predictions.rows)))
-        assert predictions.feature_examples.tolist() == examples
-        expected = predictions.features @ kernel + bias
-        np.testing.assert_allclose(predictions.logits, expected, rtol=1e-5)
-
-    def test_features_of_some_photos_are_evenly_spread(self, found):
-        predictions = predict(found, "all", num_features=5)
-        whole = predict(found, "all", num_features=60)
-        assert predictions.feature_examples.tolist() == [0, 15, 30, 44, 59]
-        np.testing.assert_array_equal(
-            predictions.features, whole.features[predictions.feature_examples]
-        )
-
-    def test_features_are_those_of_the_central_crop(self, found):
-        plain = predict(found, num_features=3)
-        both = predict(found, num_features=3, tta="flip")
-        np.testing.assert_array_equal(plain.features, both.features)

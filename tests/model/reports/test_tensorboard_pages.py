@@ -1,13 +1,9 @@
-import cv2
-import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-from tensorboard.plugins.projector import projector_config_pb2
 
 from model.reports import tensorboard_pages
-from tests.support import drawn_photos, evaluated_runs
+from tests.support import evaluated_runs
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +50,6 @@ def test_names_that_are_no_utf8_and_a_number_too_large(found, tmp_path):
     settings = tensorboard_pages.main_settings(evaluation.run.config)
     assert settings["ckpt"] == "w\\xfe.npy"
     assert settings["epochs"].startswith("1000")
-    tensorboard_pages.write_projector(evaluation)
-    table = (tensorboard_pages.directory(evaluation) / "labels.tsv").read_text("utf-8")
-    assert "b\\xff" in table
 
 
 def test_the_main_settings_are_those_that_the_training_used():
@@ -88,41 +81,3 @@ def test_the_main_settings_are_those_that_the_training_used():
         "learning_rate": 1e-4,
         "optimizer": "sgd",
     }
-
-
-def test_principal_axes_keep_distances():
-    random = np.random.default_rng(0)
-    features = random.normal(0, 1, (12, 40)).astype(np.float32)
-    found = tensorboard_pages.principal(features, 64)
-    assert found.shape == (12, 12)
-    for points in (features, found):
-        distances = np.linalg.norm(points[:, None] - points[None], axis=2)
-        assert distances[3, 7] == pytest.approx(
-            np.linalg.norm(features[3] - features[7]), rel=1e-5
-        )
-    assert (np.diff(found.var(axis=0)) <= 1e-9).all()
-
-
-def test_the_projector_shows_every_photo(evaluation):
-    tensorboard_pages.write_projector(evaluation)
-    folder = tensorboard_pages.directory(evaluation)
-    text = (folder / "projector_config.pbtxt").read_text()
-    config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
-    (embedding,) = config.embeddings
-    points = np.loadtxt(folder / embedding.tensor_path, delimiter="\t")
-    total = len(evaluation.predictions.rows)
-    assert list(points.shape) == list(embedding.tensor_shape) == [total, 3]
-    head, *lines = (folder / embedding.metadata_path).read_text().splitlines()
-    assert head == "class\tpredicted\tright\tpath"
-    assert len(lines) == total
-    row = evaluation.predictions.rows[7]
-    label, _, _, path = lines[7].split("\t")
-    assert (label, path) == (row.class_name, row.path)
-    sheet = cv2.imread(str(folder / embedding.sprite.image_path))
-    side, _ = embedding.sprite.single_image_dim
-    columns = sheet.shape[1] // side
-    assert columns * columns >= total
-    top, left = (side * place for place in divmod(7, columns))
-    mean = sheet[top : top + side, left : left + side].mean(axis=(0, 1))
-
-    np.testing.assert_allclose(mean, drawn_photos.COLOURS[row.class_name], atol=45)
