@@ -50,20 +50,17 @@ def _kind(prediction: Prediction) -> tuple[str, str, bool]:
 
 def _extended(span: Prediction | None, frame: Prediction) -> Prediction:
     """Return a span with one more frame; its figures are the means of its frames'."""
-    count = span.num_frames if span else 0
+    start, count = span or frame, span.num_frames if span else 0
 
-    def mean(so_far: float | None, new: float | None) -> float:
-        return ((so_far or 0.0) * count + (new or 0.0)) / (count + 1)
+    def mean(name: str) -> float:
+        total = count * (getattr(start, name) or 0.0) + (getattr(frame, name) or 0.0)
+        return total / (count + 1)
 
-    start, score = span or frame, frame.stranger_score
-    if score is not None:
-        score = mean(start.stranger_score, score)
-    return Prediction(
-        photo=frame.photo,
-        classes=((frame.answer, mean(start.probability, frame.probability)),),
-        unknown=frame.unknown,
-        stranger_score=score,
-        time_s=start.time_s,
+    has_score = frame.stranger_score is not None
+    return dataclasses.replace(
+        start,
+        classes=((frame.answer, mean("probability")),),
+        stranger_score=mean("stranger_score") if has_score else None,
         until_s=frame.time_s,
         num_frames=count + 1,
     )

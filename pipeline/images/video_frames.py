@@ -82,9 +82,7 @@ class VideoFrames:
         self.videos = videos
         self._settings: dict[str, Any] = {"every_s": every_s, "resize_min": resize_min}
         self._child = sandbox.Child(
-            "pipeline.images.video_frames",
-            task="decode videos",
-            environment={},
+            "pipeline.images.video_frames", task="decode videos", environment={}
         )
         self._frames = (frame for video in videos for frame in self._decode(video))
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -110,13 +108,11 @@ class VideoFrames:
                     yield Frame(video, header["time_s"], pixels)
             if "error" in answer[0]:
                 raise ImageError(Code(answer[0]["kind"]), answer[0]["error"])
-        except sandbox.Killed as error:
-            raise sandbox.NotStarted(
-                f"{video}: the decoder was killed. This machine has too little memory. "
-                "Free memory and try again."
-            ) from error
         except ImageError as error:
             yield Frame(video, problem=error)
+        except sandbox.Killed:
+            text = "its decoder was killed: this machine has too little memory"
+            yield Frame(video, problem=ImageError(Code.OUT_OF_MEMORY, text))
 
     def resized(self, resize_min: int) -> "VideoFrames":
         """Return the same frames with another short side; begin again if it differs."""
@@ -145,9 +141,6 @@ def main() -> None:
             yield {}, b""
         except ImageError as error:
             yield {"error": str(error), "kind": error.kind}, b""
-        except (MemoryError, cv2.error):
-            text = "too large for this machine's memory"
-            yield {"error": text, "kind": Code.OUT_OF_MEMORY}, b""
 
     sandbox.serve(answers)
 
@@ -193,8 +186,12 @@ def _frames(
         last_s = source.time_s
         yield last_s, shown
         next_s = (math.floor((last_s + _ROUNDING_S) / every_s) + 1) * every_s
-    if last_s < 0 or next_s < reader.stated_s:
-        reader.check_end()
+    # A header may count the seconds of the sound, or of a last frame that stays.
+    least_s = min(_MIN_SHARE * reader.stated_s, reader.stated_s - _MISSING_S)
+    is_cut = next_s < reader.stated_s and reader.last_s < least_s and not reader.is_full
+    if last_s < 0 or is_cut:
+        text = f"ends at {max(reader.last_s, 0):.1f} s of {reader.stated_s:.1f} s"
+        raise ImageError(Code.UNDECODABLE, f"{text}: cut off or damaged")
 
 
 class _Reader:
@@ -210,10 +207,10 @@ class _Reader:
         self._capture = cv2.VideoCapture(
             f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
         )
-        self.time_s = self._last_s = -1.0  # of the frame; infinity after the last one
+        self.time_s = self.last_s = -1.0  # of the frame; infinity after the last one
+        self._num_frames, self._stated = 0.0, self._fact("FRAME_COUNT")
         self.rate = max(self._fact("FPS"), 1e-3)  # mean frames per second
-        self.stated_s = self._fact("FRAME_COUNT") / self.rate
-        self._count = 0.0  # of the frames so far
+        self.stated_s = self._stated / self.rate
         if not self._capture.isOpened():
             text = "not a video that FFmpeg decodes, cut off or damaged"
             raise ImageError(Code.UNDECODABLE, text)
@@ -224,52 +221,40 @@ class _Reader:
     def _fact(self, name: str) -> float:
         return float(self._capture.get(getattr(cv2, f"CAP_PROP_{name}")))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many frames were read as the header states."""
+        return self._num_frames >= _MIN_SHARE * self._stated
+
     def grab(self) -> None:
         """Decode the next frame."""
+        self.time_s = math.inf
         if self._capture.grab():
-            self.time_s = self._last_s = round(self._fact("POS_MSEC") / 1000, 6)
-            self._count += 1
-        else:
-            self.time_s = math.inf
+            self.time_s = self.last_s = round(self._fact("POS_MSEC") / 1000, 6)
+            self._num_frames += 1
 
     def jump(self, time_s: float) -> None:
         """Decode a frame shortly before a time, or at any later one."""
         self._capture.set(cv2.CAP_PROP_POS_FRAMES, int(time_s * self.rate) - 1)
-        self._count = -math.inf
+        self._num_frames = -math.inf
         self.grab()
 
     def frame(self, resize_min: int) -> np.ndarray:
-        """Return the frame in RGB, with square pixels, shrunk as photos are."""
+        """Return the frame in RGB, with square pixels, shrunk as photos are.
+
+        Averages whole blocks of pixels first: any other area takes ten times as long.
+        """
         done, pixels = self._capture.retrieve()
         if not done:
-            text = f"damaged at {self.time_s:.3f} s"
-            raise ImageError(Code.UNDECODABLE, text)
-        shape = self._fact("SAR_NUM") / (self._fact("SAR_DEN") or 1) or 1
-        return _square_pixels(pixels, min(max(shape, 0.1), 10), resize_min)
-
-    def check_end(self) -> None:
-        """Raise ImageError if the video ends before the time that its header states.
-
-        A header may count the seconds of the sound, or of a last frame that stays.
-        """
-        least_s = min(_MIN_SHARE * self.stated_s, self.stated_s - _MISSING_S)
-        least = _MIN_SHARE * self._fact("FRAME_COUNT")
-        if self._last_s < 0 or (self._last_s < least_s and self._count < least):
-            text = f"ends at {self._last_s:.1f} s of {self.stated_s:.1f} s"
-            raise ImageError(Code.UNDECODABLE, f"{text}: cut off or damaged")
-
-
-def _square_pixels(pixels: Any, shape: float, resize_min: int) -> np.ndarray:
-    """Return a frame in RGB, shrunk as photos are; `shape` is a pixel's width.
-
-    Averages whole blocks of pixels first: any other area takes ten times as long.
-    """
-    height, width = pixels.shape[0], pixels.shape[1] * shape
-    factor = min(1, (resize_min or math.inf) / min(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    if (by := opencv.reduction(min(pixels.shape[:2]), resize_min)) > 1:
-        blocks = (pixels.shape[1] // by, pixels.shape[0] // by)
-        pixels = cv2.resize(pixels, blocks, interpolation=cv2.INTER_AREA)
-    if size != pixels.shape[1::-1]:
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            raise ImageError(Code.UNDECODABLE, f"damaged at {self.time_s:.3f} s")
+        height, width = pixels.shape[:2]
+        stretch = self._fact("SAR_NUM") / (self._fact("SAR_DEN") or 1) or 1
+        stretch = min(max(stretch, 0.1), 10)
+        factor = min(1, (resize_min or math.inf) / min(height, width * stretch))
+        size = (max(1, round(width * stretch * factor)), max(1, round(height * factor)))
+        if (blocks := opencv.reduction(min(height, width), resize_min)) > 1:
+            small = (width // blocks, height // blocks)
+            pixels = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+        if size != pixels.shape[1::-1]:
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
