@@ -1,17 +1,23 @@
 """Build one float32 Keras model of a run, from pixels to calibrated probabilities."""
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
+import numpy as np
 
+from model.evaluation import strangers
 from model.networks import head
+from model.predict import classifier, similar_photos
 from model.runs import finished_run
 from model.weights import weight_file
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import command_line
 
 PROBABILITIES = "probabilities"
+STRANGER_SCORE = "stranger_score"
+SCORES_ENDING = "-strangers.keras"  # ends the name of the file beside a .keras file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,11 @@ class Exportable:
         white_level: number that is white in 16-bit pictures; 0: 65535.
         metadata: {name: text} for formats that can store it; Graft needs it to read a
             Keras file again.
+        whole: keras.Model of the same input, whose outputs are {name: tensor}: with the
+            stranger scores, float32 [n]; `model` itself if the run has no such scores.
+        score_model: keras.Model that computes them from the output of the layer that
+            its input is named after.
+        scorer: the run's own scores, of `features`, the input of the head.
     """
 
     model: Any
@@ -33,6 +44,10 @@ class Exportable:
     white_level: int
     class_names: tuple[str, ...]
     metadata: dict[str, str]
+    whole: Any
+    score_model: Any = None
+    scorer: strangers.Scorer | None = None
+    features: Any = None  # Keras tensor of the model
 
     @property
     def encoded_names(self) -> list[bytes]:
@@ -44,22 +59,74 @@ class Exportable:
         """Return the content of labels.txt: one class name a line, in label order."""
         return b"".join(name + b"\n" for name in self.encoded_names)
 
+    def classify(self, views: Any) -> dict[str, Any]:
+        """Return {name: tensor} of float32 views, [n, size_px, size_px, 3]."""
+        outputs = self.whole(views, training=False)
+        return outputs if self.scorer else {PROBABILITIES: outputs}
+
+    def with_scores(self, probabilities: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Return probabilities with the run's own stranger scores as a last column."""
+        if self.scorer is None:
+            return probabilities
+        embedder = keras.Model(self.model.input, self.features)
+        scores = self.scorer.scores(embedder.predict(views, verbose=0))
+        return np.column_stack([probabilities, scores])
+
 
 def load_run(run: finished_run.FinishedRun) -> Exportable:
-    """Build the classifier from a run's weights and temperature."""
-    logits = run.load_model()
+    """Build the classifier from a run's weights, temperature and stranger scores."""
+    loaded = classifier.load_run(str(run.directory))
+    logits, scorer = loaded.model, loaded.stranger_scorer
     scaled = keras.layers.Rescaling(
         1 / run.temperature, name=head.TEMPERATURE_LAYER, dtype="float32"
     )(logits.output)
     output = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
+    model = whole = keras.Model(logits.input, output, name=logits.name)
+    metadata, features, score_model = describe(run), None, None
+    if scorer:
+        _, features = similar_photos.head_input(run, model)
+        score_model = _build_scorer(scorer, model, features.shape[1:])
+        metadata["stranger_threshold"] = repr(strangers.THRESHOLD)
+        score = score_model(model.get_layer(score_model.input.name).output)
+        outputs = {PROBABILITIES: output, STRANGER_SCORE: score}
+        whole = keras.Model(logits.input, outputs, name=logits.name)
     return Exportable(
-        model=keras.Model(logits.input, output, name=logits.name),
+        model=model,
         spec=run.spec,
         resize_min=run.resize_min,
         white_level=run.white_level,
         class_names=run.class_names,
-        metadata=describe(run),
+        metadata=metadata,
+        whole=whole,
+        score_model=score_model,
+        scorer=scorer,
+        features=features,
     )
+
+
+def _build_scorer(scorer: strangers.Scorer, model: Any, shape: tuple[int, ...]) -> Any:
+    """Build a keras.Model of built-in layers: features -> stranger scores, float32 [n].
+
+    `shape` is that of the input of the head. For vectors of length 1, the squared
+    distance from the mean is a sum of products.
+    """
+    kinds, ops, mean = keras.layers, keras.ops, scorer.mean
+    names = {layer.name for layer in model.layers}
+    name = head.POOL_LAYER if head.POOL_LAYER in names else head.FLATTEN_LAYER
+    features = rows = keras.Input((math.prod(shape),), name=name)
+    if mean.size < math.prod(shape):
+        rows = kinds.GlobalAveragePooling2D()(kinds.Reshape(shape)(rows))
+    vectors = kinds.UnitNormalization()(rows)
+    directions = np.pad(scorer.directions, ((0, 0), (0, 1)))  # one, if there are none
+    nearest = kinds.Dense(scorer.offsets.size, name="stranger_classes")
+    within = kinds.Dense(directions.shape[1], name="stranger_directions")
+    square = ops.min(nearest(vectors), 1) - ops.sum(ops.square(within(vectors)), 1)
+    kernel = scorer.weights - 2 * scorer.scale * mean[:, None]
+    offset = scorer.scale * (1 + mean @ mean) - mean @ scorer.weights
+    nearest.set_weights([kernel, scorer.offsets + offset])
+    within.set_weights([directions, -mean @ directions])
+    score = ops.sqrt(ops.maximum(square, 0))
+    return keras.Model(features, score, name=STRANGER_SCORE)
 
 
 def describe(run: finished_run.FinishedRun) -> dict[str, str]:

@@ -87,7 +87,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
         target = stack.enter_context(_written(config, source, heldout, path))
         if config.quantize != "none":
             models += _compare_in_float32(source, heldout, path.name)
-        models += verify_file.compare(target, heldout, source.spec, tolerance)
+        models += verify_file.compare(target, heldout, source, tolerance)
         if config.quantize != "none":
             cost = _measure_cost(target, heldout, source, config.max_accuracy_loss)
         exported = verify_file.Exported(
@@ -137,7 +137,7 @@ def _written(
 ) -> Iterator[verify_file.Target]:
     """Write under a temporary name, which replaces `path` at the end; yield it."""
     with contextlib.ExitStack() as stack:
-        labels = None
+        labels = scorer = None
         if config.format == "saved_model":
             partial = stack.enter_context(file_system.replacing_folder(path))
             saved_model.write(source, partial)
@@ -150,6 +150,12 @@ def _written(
             labels = stack.enter_context(
                 replacing_labels(path.with_name("labels.txt"), source.labels)
             )
+            if source.scorer:
+                beside = path.with_name(path.stem + exportable.SCORES_ENDING)
+                scorer = stack.enter_context(
+                    file_system.replacing(beside, ".partial.keras")
+                )
+                source.score_model.save(scorer)
         elif config.format == "onnx":
             onnx_file.write(source, partial)
         elif config.format == "litert":
@@ -164,6 +170,7 @@ def _written(
             name=path.name,
             class_names=source.class_names,
             labels=labels,
+            scorer=scorer,
         )
 
 
@@ -192,7 +199,7 @@ def _compare_in_float32(
             class_names=source.class_names,
         )
         litert.write(source, target.path)
-        return verify_file.compare(target, heldout, source.spec, _EXACT)
+        return verify_file.compare(target, heldout, source, _EXACT)
 
 
 def _measure_cost(
@@ -254,9 +261,10 @@ def as_text(exported: verify_file.Exported) -> str:
     lines.append("")
     if exported.tolerance < 1:
         lines.append(
-            "difference: the largest between a probability of the file, in a process "
-            f"without Graft, and the run's, on {exported.num_photos} held-out photos; "
-            f"at most {exported.tolerance:g} is allowed"
+            "difference: the largest between a probability or stranger score of the "
+            "file, in a process without Graft, and the run's, on "
+            f"{exported.num_photos} held-out photos; at most {exported.tolerance:g} is "
+            "allowed"
         )
     else:
         lines.append(

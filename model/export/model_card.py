@@ -86,9 +86,17 @@ def render(
     identity = run_folder.RunFolder(directory=run.directory).identity
     name, kind = exported.path.name, exported.kind
     common = {"spec": source.spec, "classes": source.class_names}
-    common |= {"resize_min": source.resize_min, "white_level": source.white_level}
+    common |= {
+        "scorer": source.scorer,
+        "resize_min": source.resize_min,
+        "white_level": source.white_level,
+    }
     section = _template("section.md").render(
-        **common, name=name, key=_key(name), **vars(exported)
+        **common,
+        name=name,
+        stem=exported.path.stem,
+        key=_key(name),
+        **vars(exported),
     )
     sections = {name: f"{section}\n"} | _other_sections(exported, identity)
     content = "\n".join(text for _, text in sorted(sections.items()))

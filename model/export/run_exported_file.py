@@ -3,12 +3,14 @@
 Run as `python -I run_exported_file.py REQUEST.json`. It imports only the standard
 library, NumPy and the one package that a user of the file would have.
 
-REQUEST.json is {"kind", "model", "labels", "calls", "timed"}. Each of "calls" is
-{"signature", "inputs", "outputs"}. "inputs" are names of files: .npy files hold a batch
-of images, all others are photos. Each photo or image is classified alone, and two to
-four of them again as a batch. "outputs" is the .npz to write: probabilities float64 [n,
-num_classes], indices int64 [n] of their photos, class_names (as JSON), and seconds
-float64 [timed or fewer] of repeated calls.
+REQUEST.json is {"kind", "model", "labels", "scorer", "calls", "timed"}. "scorer" is the
+file of stranger scores beside a .keras file, or "". Each of "calls" is {"signature",
+"inputs", "outputs"}. "inputs" are names of files: .npy files hold a batch of images,
+all others are photos. Each photo or image is classified alone, and two to four of them
+again as a batch. "outputs" is the .npz to write: probabilities float64 [n, num_classes]
+or, with stranger scores as the last column, [n, num_classes + 1]; indices int64 [n] of
+their photos, class_names (as JSON), and seconds float64 [timed or fewer] of repeated
+calls.
 """
 
 import functools
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-# Photos, or images of one size -> probabilities [n, num_classes].
+# Photos, or images of one size -> the rows of probabilities that `main` writes.
 Classify = Callable[[list[Any]], Any]
 Request = dict[str, Any]
 _WARM_UP = 3  # calls
@@ -54,7 +56,7 @@ def _saved_model(request: Request, signature: str) -> tuple[Classify, list[str]]
         if not names:
             classes = outputs["classes"].numpy()[0]
             names.extend(name.decode(errors="surrogateescape") for name in classes)
-        return outputs["probabilities"].numpy()
+        return _joined(outputs)
 
     return classify, names
 
@@ -66,9 +68,11 @@ def _onnx(request: Request, _: str) -> tuple[Classify, list[str]]:
         request["model"], providers=["CPUExecutionProvider"]
     )
     properties = session.get_modelmeta().custom_metadata_map
+    names = [output.name for output in session.get_outputs()]
 
     def classify(photos: list[Any]) -> Any:
-        return session.run(["probabilities"], {"image": np.stack(photos)})[0]
+        values = session.run(names, {"image": np.stack(photos)})
+        return _joined(dict(zip(names, values, strict=True)))
 
     return classify, json.loads(properties["class_names"])
 
@@ -81,7 +85,7 @@ def _litert(request: Request, _: str) -> tuple[Classify, list[str]]:
     runner = loaded.get_signature_runner("serving_default")
 
     def classify(photos: list[Any]) -> Any:
-        return runner(image=np.stack(photos))["probabilities"]
+        return _joined(runner(image=np.stack(photos)))
 
     with zipfile.ZipFile(request["model"]) as archive:
         return classify, _lines(archive.read("labels.txt"))
@@ -92,10 +96,16 @@ def _keras(request: Request, _: str) -> tuple[Classify, list[str]]:
     import tensorflow as tf
 
     model = keras.saving.load_model(request["model"])
-    function = tf.function(lambda images: model(images, training=False))
+    outputs = {"probabilities": model.output}
+    if request["scorer"]:
+        scorer = keras.saving.load_model(request["scorer"])
+        features = model.get_layer(scorer.input.name).output
+        outputs["stranger_score"] = scorer(features)
+    whole = keras.Model(model.input, outputs)
+    function = tf.function(lambda images: whole(images, training=False))
 
     def classify(photos: list[Any]) -> Any:
-        return function(tf.constant(np.stack(photos), tf.float32)).numpy()
+        return _joined(function(tf.constant(np.stack(photos), tf.float32)))
 
     return classify, _lines(Path(request["labels"]).read_bytes())
 
@@ -106,6 +116,12 @@ _KINDS = {
     "litert": _litert,
     "keras": _keras,
 }
+
+
+def _joined(outputs: dict[str, Any]) -> np.ndarray:
+    """Return probabilities, and stranger scores, if any, as the last column."""
+    names = [n for n in ("probabilities", "stranger_score") if n in outputs]
+    return np.column_stack([np.asarray(outputs[name]) for name in names])
 
 
 def _lines(content: bytes) -> list[str]:

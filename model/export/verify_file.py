@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.export import heldout_photos, run_exported_file
+from model.export import exportable, heldout_photos, run_exported_file
 from model.export.formats import saved_model
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -51,6 +51,7 @@ class Target:
     name: str  # in tables and messages
     class_names: tuple[str, ...]  # that it should have
     labels: Path | None = None  # file of class names beside a .keras file
+    scorer: Path | None = None  # file of stranger scores beside it, if there is one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class ModelFacts:
     takes: str  # "files", "images" or "views"
     size_bytes: int  # of the file, or of all files of a folder
     latency_s: float  # median of calls with one photo, in seconds
-    difference: float | None = None  # largest, from the run's probabilities, if known
+    # Largest, from the run's probabilities and stranger scores, if known.
+    difference: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class FilePredictions:
 
     Attributes:
         probabilities: float64 [n, num_classes]: of each photo alone, then of a batch.
+            A last column has the stranger scores if the file gives any.
         indices: int64 [n], the photos that these belong to.
         latency_s: median duration of a call with one photo, in seconds.
     """
@@ -115,6 +118,8 @@ class FilePredictions:
 
     def difference(self, expected: np.ndarray) -> float:
         """Return the largest difference from probabilities; infinite for NaN."""
+        if self.probabilities.shape[1] != expected.shape[1]:  # in stranger scores
+            return math.inf
         largest = float(np.abs(self.probabilities - expected[self.indices]).max())
         return math.inf if math.isnan(largest) else largest
 
@@ -122,13 +127,14 @@ class FilePredictions:
 def compare(
     target: Target,
     heldout: heldout_photos.HeldoutPhotos,
-    spec: InputSpec,
+    source: exportable.Exportable,
     tolerance: float,
 ) -> list[ModelFacts]:
     """Compare a file with its run; return the facts of each signature.
 
-    A probability that differs by more than `tolerance` is a DataError.
+    A probability or score that differs by more than `tolerance` is a DataError.
     """
+    spec = source.spec
     indices = image_batches.evenly_spread(range(len(heldout.rows)), NUM_PHOTOS)
     signatures = _INPUTS[target.kind]
     with file_system.scratch_folder() as folder:
@@ -137,16 +143,20 @@ def compare(
             for signature, kind in signatures.items()
         }
         outputs = predict(target, inputs, folder, len(indices))
+    views = np.zeros((len(indices), spec.size_px, spec.size_px, 3), np.float32)
+    rows = [heldout.rows[n] for n in indices]
+    heldout_photos.fill_views(heldout.records, rows, spec, views)
+    expected = source.with_scores(heldout.probabilities[indices], views)
     models = []
     for signature, predictions in outputs.items():
         name = f"{target.name} {signature}".strip()
-        difference = predictions.difference(heldout.probabilities[indices])
+        difference = predictions.difference(expected)
         if difference > tolerance:
             raise DataError(
-                f"{name}: a probability in a fresh process differs from the run's by "
-                f"{difference:.2g} on {len(indices)} held-out photos, alone or in a "
-                f"batch. Expected at most {tolerance:.2g}. Nothing was written. Export "
-                "to another format."
+                f"{name}: a probability or stranger score in a fresh process differs "
+                f"from the run's by {difference:.2g} on {len(indices)} held-out "
+                f"photos, alone or in a batch. Expected at most {tolerance:.2g}. "
+                "Nothing was written. Export to another format."
             )
         files = target.path.rglob("*") if target.path.is_dir() else [target.path]
         models.append(
@@ -169,7 +179,9 @@ def accuracy(
     with file_system.scratch_folder() as folder:
         inputs = {"": _write_inputs("views", heldout, range(count), spec, folder)}
         predictions = predict(target, inputs, folder, count)[""]
-    return heldout.accuracy(predictions.probabilities[:count])
+    return heldout.accuracy(
+        predictions.probabilities[:count, : len(target.class_names)]
+    )
 
 
 def _write_inputs(
@@ -227,6 +239,7 @@ def predict(
         "kind": target.kind,
         "model": str(target.path.absolute()),
         "labels": str(target.labels.absolute()) if target.labels else "",
+        "scorer": str(target.scorer.absolute()) if target.scorer else "",
         "calls": [
             {
                 "signature": signature,
@@ -282,7 +295,7 @@ def _read(target: Target, path: Path) -> FilePredictions:
         )
     shape = predictions.probabilities.shape
     expected = (len(predictions.indices), len(names))
-    if shape != expected:
+    if shape not in (expected, (expected[0], expected[1] + 1)):
         raise DataError(
             f"{target.name}: returns {list(shape)} probabilities. Expected "
             f"{list(expected)}. Nothing was written."

@@ -3,6 +3,7 @@
     image          uint8 [n, size_px, size_px, 3], upright RGB, as the network sees it;
                    n is 1 unless the interpreter resizes it
     probabilities  float32 [n, num_classes], in label order
+    stranger_score float32 [n], if the run has such scores
 
 labels.txt, with one class name a line in label order, is packed into the file as a ZIP
 archive at the end, where TensorFlow Lite's metadata tools put it.
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.export import converters
-from model.export.exportable import PROBABILITIES, Exportable
+from model.export.exportable import STRANGER_SCORE, Exportable
 from model.networks import head
 from pipeline.system import file_system
 
@@ -45,10 +46,9 @@ def write(
     signature = tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "image")
 
     def classify(image: Any) -> dict[str, Any]:
-        views = tf.cast(image, tf.float32)
-        return {PROBABILITIES: classifier.model(views, training=False)}
+        return classifier.classify(tf.cast(image, tf.float32))
 
-    model = classifier.model
+    model = classifier.whole
     try:
         content = _convert(classify, [signature], model, quantize, calibration)
     except Exception as error:  # the converter raises errors of any kind
@@ -88,22 +88,28 @@ def _convert(
             converter.representative_dataset = lambda: (
                 {"image": pixels[None]} for pixels in calibration
             )
-            if any(layer.name.startswith(head.SPREAD_PREFIX) for layer in model.layers):
-                return _convert_except_deviations(converter)
+            names = [layer.name for layer in model.layers]
+            has_deviations = any(n.startswith(head.SPREAD_PREFIX) for n in names)
+            operations = _DEVIATION_OPERATIONS if has_deviations else []
+            if operations or STRANGER_SCORE in names:
+                return _convert_partly(converter, operations)
         return bytes(converter.convert())
 
 
-def _convert_except_deviations(converter: Any) -> bytes:
-    """Convert to int8, but keep the operations of standard deviations in float32.
+def _convert_partly(converter: Any, in_float: list[str]) -> bytes:
+    """Convert to int8, but keep some operations and the stranger score in float32.
 
     TensorFlow's quantization debugger is the way to exclude operations. It can also
     compare photos, so it is given an empty data set.
     """
     tools = tf.lite.experimental
-    options = tools.QuantizationDebugOptions(denylisted_ops=_DEVIATION_OPERATIONS)
+    options = tools.QuantizationDebugOptions(denylisted_ops=[*in_float, "SQRT"])
     debugger = tools.QuantizationDebugger(
         converter=converter, debug_dataset=lambda: iter(()), debug_options=options
     )
+    tensors = tf.lite.Interpreter(model_content=debugger.calibrated_model)
+    names = [details["name"] for details in tensors.get_tensor_details()]
+    options.denylisted_nodes = [name for name in names if STRANGER_SCORE in name]
     return bytes(debugger.get_nondebug_quantized_model())
 
 

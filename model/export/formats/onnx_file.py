@@ -2,6 +2,7 @@
 
     image          uint8 [n, height, width, 3], RGB
     probabilities  float32 [n, num_classes], in label order
+    stranger_score float32 [n], if the run has such scores
 
 The metadata of the file have `class_names`, a JSON list in label order, and the
 network, input, temperature and run of the classifier.
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.export import converters, photo_graph
-from model.export.exportable import PROBABILITIES, Exportable
+from model.export.exportable import Exportable
 
 FORMAT = "--format=onnx"  # named in errors
 _OPSET = 18
@@ -29,8 +30,7 @@ def write(classifier: Exportable, path: Path) -> None:
 
     def classify(image: Any) -> dict[str, Any]:
         views = photo_graph.portable_view_of_images(image, classifier.spec)
-        views = tf.cast(views, tf.float32)
-        return {PROBABILITIES: classifier.model(views, training=False)}
+        return classifier.classify(tf.cast(views, tf.float32))
 
     try:
         model = _convert(classify, [signature])

@@ -1,7 +1,8 @@
 """Write a SavedModel that takes photo files, for TensorFlow Serving.
 
-Both signatures return classes: string [n, num_classes], the class names in label order,
-and probabilities: float32 [n, num_classes].
+Both signatures return classes: string [n, num_classes], the class names in label order;
+probabilities: float32 [n, num_classes], and stranger_score: float32 [n], if the run has
+such scores.
 
     serving_default   image_bytes: string [n], JPEG or PNG files of any size; a JPEG is
                       turned upright by its EXIF orientation
@@ -27,9 +28,9 @@ def write(classifier: Exportable, path: Path) -> None:
     view_spec = tf.TensorSpec([spec.size_px, spec.size_px, 3], tf.uint8)
 
     def classify(views: Any) -> dict[str, Any]:
-        probabilities = classifier.model(tf.cast(views, tf.float32), training=False)
-        classes = tf.repeat(names[None], tf.shape(probabilities)[0], axis=0)
-        return {"classes": classes, PROBABILITIES: probabilities}
+        outputs = classifier.classify(tf.cast(views, tf.float32))
+        classes = tf.repeat(names[None], tf.shape(outputs[PROBABILITIES])[0], axis=0)
+        return {"classes": classes, **outputs}
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")],
@@ -53,6 +54,6 @@ def write(classifier: Exportable, path: Path) -> None:
         return classify(photo_graph.view_of_images(image, spec, resize_min))
 
     module = tf.Module()
-    module.weights = [variable.value for variable in classifier.model.variables]
+    module.weights = [variable.value for variable in classifier.whole.variables]
     with converters.silence():
         tf.saved_model.save(module, path, signatures={PHOTOS: photos, IMAGES: images})
