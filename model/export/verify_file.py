@@ -22,6 +22,7 @@ from pipeline.system.errors import DataError
 
 NUM_PHOTOS = 32
 NUM_TIMED = 30  # calls
+SCORE_TOLERANCE = 0.01  # of stranger scores, whose threshold is 1
 _MAX_MESSAGE = 400  # characters of the other process's own message
 # The other process prints no greetings, and computes in float32 on a GPU too.
 _ENVIRONMENT = {
@@ -62,8 +63,8 @@ class ModelFacts:
     takes: str  # "files", "images" or "views"
     size_bytes: int  # of the file, or of all files of a folder
     latency_s: float  # median of calls with one photo, in seconds
-    # Largest, from the run's probabilities and stranger scores, if known.
-    difference: float | None = None
+    difference: float | None = None  # largest, from the run's probabilities, if known
+    score_difference: float | None = None  # from its stranger scores, if it has any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,12 +117,12 @@ class FilePredictions:
     indices: np.ndarray
     latency_s: float
 
-    def difference(self, expected: np.ndarray) -> float:
-        """Return the largest difference from probabilities; infinite for NaN."""
+    def differences(self, expected: np.ndarray) -> np.ndarray:
+        """Return the largest difference in each column; infinite for NaN."""
         if self.probabilities.shape[1] != expected.shape[1]:  # in stranger scores
-            return math.inf
-        largest = float(np.abs(self.probabilities - expected[self.indices]).max())
-        return math.inf if math.isnan(largest) else largest
+            return np.full(expected.shape[1], math.inf)
+        largest = np.abs(self.probabilities - expected[self.indices]).max(axis=0)
+        return np.nan_to_num(largest, nan=math.inf)
 
 
 def compare(
@@ -129,10 +130,12 @@ def compare(
     heldout: heldout_photos.HeldoutPhotos,
     source: exportable.Exportable,
     tolerance: float,
+    score_tolerance: float = SCORE_TOLERANCE,
 ) -> list[ModelFacts]:
     """Compare a file with its run; return the facts of each signature.
 
-    A probability or score that differs by more than `tolerance` is a DataError.
+    A probability that differs by more than `tolerance` is a DataError, and a stranger
+    score by more than `score_tolerance`.
     """
     spec = source.spec
     indices = image_batches.evenly_spread(range(len(heldout.rows)), NUM_PHOTOS)
@@ -150,14 +153,20 @@ def compare(
     models = []
     for signature, predictions in outputs.items():
         name = f"{target.name} {signature}".strip()
-        difference = predictions.difference(expected)
-        if difference > tolerance:
-            raise DataError(
-                f"{name}: a probability or stranger score in a fresh process differs "
-                f"from the run's by {difference:.2g} on {len(indices)} held-out "
-                f"photos, alone or in a batch. Expected at most {tolerance:.2g}. "
-                "Nothing was written. Export to another format."
-            )
+        differences = predictions.differences(expected)
+        difference = float(differences[: len(source.class_names)].max())
+        of_score = float(max(differences[len(source.class_names) :], default=0))
+        for what, largest, limit in (
+            ("probability", difference, tolerance),
+            ("stranger score", of_score, score_tolerance),
+        ):
+            if largest > limit:
+                raise DataError(
+                    f"{name}: a {what} in a fresh process differs from the run's by "
+                    f"{largest:.2g} on {len(indices)} held-out photos, alone or in a "
+                    f"batch. Expected at most {limit:.2g}. Nothing was written. Export "
+                    "to another format."
+                )
         files = target.path.rglob("*") if target.path.is_dir() else [target.path]
         models.append(
             ModelFacts(
@@ -166,6 +175,7 @@ def compare(
                 size_bytes=sum(file.stat().st_size for file in files if file.is_file()),
                 latency_s=predictions.latency_s,
                 difference=difference,
+                score_difference=of_score if source.scorer else None,
             )
         )
     return models

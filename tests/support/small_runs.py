@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from model.loop.training_loop import EpochResult
-from model.networks import architecture
+from model.networks import architecture, head
 from model.runs import finished_run, run_folder
 from pipeline.batches.input_spec import InputSpec
 
@@ -69,7 +69,7 @@ def colour_model(spec=SPEC):
     kinds = keras.layers
     image = keras.Input((spec.size_px, spec.size_px, 3), name=architecture.INPUT)
     x = architecture.normalisation(spec)(image)
-    mean = kinds.GlobalAveragePooling2D(name="mean")(x)
+    mean = kinds.GlobalAveragePooling2D(name=head.POOL_LAYER)(x)
     x = kinds.Conv2D(4, 3, padding="same", activation="relu", name="conv")(x)
     x = kinds.BatchNormalization(name="norm")(x)
     x = kinds.MaxPooling2D(3, 2, "same", name="pool")(x)

@@ -13,7 +13,9 @@ def small_run(shared_records, tmp_path_factory):
     """Not to be changed by a test, except that things may be exported into it."""
     found = manifest.read(shared_records)
     folder = tmp_path_factory.mktemp("exporting") / "small"
-    return small_runs.write_run(folder, found, small_runs.colour_model())
+    run = small_runs.write_run(folder, found, small_runs.colour_model())
+    exports.add_stranger_scores(run)
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.evaluation import split_evaluation, stored_logits
+from model.evaluation import split_evaluation, stored_logits, strangers
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.split_evaluation import EvaluationData
 from model.export import (
@@ -65,9 +65,25 @@ def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     assert all(facts.difference < 1e-4 for facts in others)
     assert all(facts.latency_s > 0 for facts in done.models)
     assert all(facts.size_bytes > 1000 for facts in done.models)
-    beside = {"keras": ["README.md", "labels.txt"], "saved_model": []}
+    of_keras = ["README.md", "a-strangers.keras", "labels.txt"]
+    beside = {"keras": of_keras, "saved_model": []}
     names = [done.path.name, *beside.get(form, ["README.md"])]
     assert names_in(done.path.parent) == sorted(names)
+
+
+@pytest.mark.parametrize("form", ["keras", "onnx"])
+def test_a_run_without_stranger_scores_is_exported_as_it_was(copy, form, tmp_path):
+    (copy.directory / strangers.FILE_NAME).unlink()
+    done = export(copy, form, tmp_path / "a.keras")
+    assert done.models[-1].difference < 1e-4
+    beside = ["labels.txt"] * (form == "keras")
+    assert names_in(tmp_path) == sorted(["README.md", "a.keras", *beside, "run"])
+    assert "stranger_score" not in done.card.read_text()
+    if form == "onnx":
+        import onnxruntime
+
+        (output,) = onnxruntime.InferenceSession(done.path).get_outputs()
+        assert output.name == "probabilities"
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad"])
@@ -119,7 +135,7 @@ def test_onnx_takes_images_of_any_size(exported, small_run, expected):
     for size in ((60, 90), (400, 300), (24, 24), (1, 5)):
         scenes = [scene(number, *size) for number in (1, 2)]
         pixels = np.stack(scenes)[..., ::-1]
-        (probabilities,) = session.run(None, {"image": pixels})
+        (probabilities,) = session.run(["probabilities"], {"image": pixels})
         pngs = [expected(encode(pixels)) for pixels in scenes]
         np.testing.assert_allclose(probabilities, pngs, atol=1e-3)
 

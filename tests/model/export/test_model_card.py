@@ -19,6 +19,7 @@ from model.export import (
     model_card,
     verify_file,
 )
+from model.predict import classifier
 from pipeline.batches import single_photo
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
@@ -30,7 +31,9 @@ FACTS = {"takes": "views", "size_bytes": 1_250_000, "latency_s": 0.01}
 
 def done(kind="onnx", name="a.onnx", **values):
     models = tuple(
-        verify_file.ModelFacts(name=name, difference=difference, **FACTS)
+        verify_file.ModelFacts(
+            name=name, difference=difference, score_difference=difference, **FACTS
+        )
         for difference in (None, 2.4e-6)
     )
     fixed = {"card": Path("README.md"), "models": models, "num_photos": 32}
@@ -60,8 +63,10 @@ def test_the_program_answers_as_the_run_in_a_fresh_process(
     card = exported(form).card
     jpeg = encode(scene(2, 75, 51), ".jpg")
     transparent = np.dstack([scene(3, 90, 61), scene(4, 90, 61)[..., 0]])
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 1), np.uint8)
     photos = {
-        "plain.jpg": jpeg,
+        "stranger.png": encode(noise.repeat(3, axis=2)),
+        "red.jpg": encode(drawn_photos.draw_photo("red", 100), ".jpg"),
         "turned.jpg": drawn_photos.with_orientation(jpeg, 6),
         "large.png": encode(scene(1, 600, 640)),
         "transparent.png": encode(transparent),
@@ -80,12 +85,25 @@ def test_the_program_answers_as_the_run_in_a_fresh_process(
     )
     script.unlink()
     assert ran.returncode == 0, ran.stderr
-    words = [line.split() for line in ran.stdout.splitlines()]
-    assert [line[0] for line in words[::4]] == paths
-    for number, photo in enumerate(photos.values()):
-        answers = {c: float(p) for p, c in words[4 * number + 1 : 4 * number + 4]}
+    of_run = classifier.load_run(str(small_run.directory))
+    step, network_input = of_run.predict_step(), single_photo.NetworkInput(of_run.spec)
+    lines = iter(ran.stdout.splitlines())
+    for path, photo in zip(paths, photos.values(), strict=True):
+        assert next(lines) == path
+        view = network_input(record_image.encode_for_record(photo))
+        _, (score,) = step(view[None].astype(np.float32))
+        if score >= 1:
+            remark, result = next(lines).rsplit(maxsplit=1)
+            assert remark == "none of these? stranger score"
+            # One pixel halfway between two levels matters with so few features.
+            assert float(result) == pytest.approx(score, rel=0.02)
+        words = [next(lines).split() for _ in small_run.class_names]
+        answers = {name: float(probability) for probability, name in words}
         result = [answers[name] for name in small_run.class_names]
         np.testing.assert_allclose(result, expected(photo), atol=1e-3)
+    assert not list(lines)
+    assert "none of these?" in ran.stdout.splitlines()[1]
+    assert ran.stdout.count("none of these?") < len(photos)
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
@@ -150,7 +168,7 @@ def test_the_card_has_the_account_of_the_data_and_the_proof(small_run):
         assert f"| {label} | {name} | {numbers} |" in card
     assert f"{len(records.rows)} files" in card
     assert "32 test photos" in card
-    assert "2.4e-06 (0.001 is allowed)" in card
+    assert "2.4e-06 (0.001 is allowed), no stranger score by more than 2.4e-06" in card
     cost = verify_file.QuantizationCost(
         num_photos=112, run_accuracy=0.875, file_accuracy=0.85, allowed_loss=0.1
     )

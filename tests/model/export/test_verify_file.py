@@ -9,7 +9,6 @@ import pytest
 from model.export import exportable, heldout_photos, verify_file
 from model.export.formats import litert
 from pipeline.system.errors import DataError
-from tests.support import small_runs
 
 EXPECTED = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 
@@ -34,7 +33,14 @@ def predictions(alone=EXPECTED, batch=EXPECTED[1:]):
     ids=["equal", "alone", "in a batch", "NaN", "NaN in a batch"],
 )
 def test_the_largest_difference_counts_alone_and_in_a_batch(changed, difference):
-    assert predictions(**changed).difference(EXPECTED) == pytest.approx(difference)
+    assert predictions(**changed).differences(EXPECTED).max() == pytest.approx(
+        difference
+    )
+
+
+def test_a_missing_score_is_an_infinite_difference():
+    scores = np.array([[0.5], [0.6], [0.7]])
+    assert predictions().differences(np.hstack([EXPECTED, scores])).min() == math.inf
 
 
 def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
@@ -63,11 +69,11 @@ def test_other_weights_other_classes_and_a_damaged_file_are_refused(
         kind="litert", path=path, name=path.name, class_names=source.class_names
     )
     with pytest.raises(DataError, match="differs from the run's by"):
-        verify_file.compare(target, heldout, small_runs.SPEC, 5e-4)
+        verify_file.compare(target, heldout, source, 5e-4)
     other = dataclasses.replace(target, class_names=("blue", "green", "pink"))
     message = r"blue, green, red\. Expected blue, green, pink"
     with pytest.raises(DataError, match=message):
-        verify_file.compare(other, heldout, small_runs.SPEC, 1.0)
+        verify_file.compare(other, heldout, source, 1.0)
     path.write_bytes(b"TFL3" * 9)
     with pytest.raises(DataError, match="cannot be used in a fresh process"):
-        verify_file.compare(target, heldout, small_runs.SPEC, 1.0)
+        verify_file.compare(target, heldout, source, 1.0)
