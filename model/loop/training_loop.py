@@ -115,6 +115,7 @@ class TrainingLoop:
         source: Batches for training and validation.
         best: The best weights so far, of this stage and those before.
         epoch: Number of complete epochs of this stage.
+        first_epoch: Number of epochs of the stages before.
         photos_in_epoch: Number of photos trained on in the current epoch.
         validated: Logits and labels of the last validation.
     """
@@ -136,22 +137,17 @@ class TrainingLoop:
         self.model, self.source, self.best = model, source, best
         self.epoch = self.photos_in_epoch = 0
         self.validated: tuple[np.ndarray, np.ndarray]
-        self._stage, self._first_epoch = stage, first_epoch
+        self._stage, self.first_epoch = stage, first_epoch
         self._predict_step = make_predict_step(model)
-
-    @property
-    def has_best(self) -> bool:
-        """Whether the best weights are of this stage."""
-        return self.best.epoch > self._first_epoch
 
     @property
     def epochs_since_best(self) -> int:
         """Number of epochs of this stage after the best one."""
-        return self.epoch - max(self.best.epoch - self._first_epoch, 0)
+        return self.epoch - max(self.best.epoch - self.first_epoch, 0)
 
     def finish_epoch(self, training_s: float, **figures: Any) -> EpochResult:
         """Validate after an epoch with these figures; keep weights if they are best."""
-        epoch = self._first_epoch + self.epoch + 1
+        epoch = self.first_epoch + self.epoch + 1
         started_s = time.perf_counter()
         logits, labels = predict(self._predict_step, self.source.validation())
         validation_loss = metrics.mean_loss(logits, labels)
@@ -223,7 +219,7 @@ class StepwiseTraining(TrainingLoop):
 
         The caller may stop after any batch: `state` continues from there.
         """
-        epoch = self._first_epoch + self.epoch
+        epoch = self.first_epoch + self.epoch
         started_s = time.perf_counter()
         for inputs, labels in self.source.training(epoch, self._num_batches):
             if self.steps >= self.setup.total_steps:

@@ -120,6 +120,6 @@ def as_text(figures: dict[str, Any]) -> str:
         f"In brackets: 95 % intervals. The threshold of the score is 1, which {aim} of "
         "validation photos reach; that of softmax has as many false alarms here.",
     ]
-    if count := figures["num_unreadable"]:
-        lines.append(f"not read: {count:,} files; they are listed above")
+    unread = figures["num_unreadable"]
+    lines += [f"not read: {unread:,} files; they are listed above"] * bool(unread)
     return "\n".join([*lines, f"written: {figures['written']}"])

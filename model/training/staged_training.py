@@ -285,7 +285,7 @@ class StagedTraining:
     def write_strangers(self) -> None:
         """Write strangers.npz, by which photos of none of the classes are found."""
         plan, source = self.stage.plan, self.training.source
-        if self.stage.is_cached and self.training.has_best:
+        if self.stage.is_cached and self.best.epoch > self.training.first_epoch:
             model = trunk_and_tail.build_tail(plan, self._trunk, "float32")
             trunk_and_tail.assign(model, self.best.values)
         else:

@@ -1,5 +1,6 @@
 """Feed a training: with the photos themselves, or with cached features of them."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Photos:
     ) -> None:
         """Prepare both splits; `seed` decides order, windows and augmentation."""
         self.batch_size = batch_size
-        self._records, self._spec = records, spec
+        self._photos = records.included("train")
         self._training = dataset.Training(
             records,
             spec,
@@ -43,12 +44,10 @@ class Photos:
             augmentation=augmentation,
             share=process_group.share,
         )
-        self._validation = self._images(records.included("validation"))
-
-    def _images(self, rows: Sequence[Row]) -> image_batches.Images:
-        return image_batches.Images(
-            self._records, rows, self._spec, batch_size=self.batch_size
+        self._images = functools.partial(
+            image_batches.Images, records, spec=spec, batch_size=batch_size
         )
+        self._validation = self._images(records.included("validation"))
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Yield each photo once, without the first `start` batches."""
@@ -60,9 +59,8 @@ class Photos:
 
     def central_training(self, most: int) -> Iterator[training_loop.Batch]:
         """Yield at most `most` training photos, evenly spread, in central windows."""
-        rows = self._records.included("train")
-        numbers = near_copies.spread(np.arange(len(rows)), most)
-        return map(_pair, self._images([rows[n] for n in numbers]))
+        numbers = near_copies.spread(np.arange(len(self._photos)), most)
+        return map(_pair, self._images([self._photos[n] for n in numbers]))
 
     def first_batch(self, _: InputSpec) -> training_loop.Batch:
         """Return the first training batch."""
@@ -120,8 +118,7 @@ class CachedFeatures:
 
     def central_views(self, size: int) -> Iterator[training_loop.Batch]:
         """Yield each photo of all splits in its central view, in batches of `size`."""
-        rows = np.arange(len(self._labels))
-        return self._batches(rows, np.zeros_like(rows), size)
+        return self._central(np.arange(len(self._labels)), size)
 
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central view."""
@@ -131,9 +128,10 @@ class CachedFeatures:
         """Yield at most `most` training photos, evenly spread, in central windows."""
         return self._central(near_copies.spread(self._train, most))
 
-    def _central(self, rows: np.ndarray) -> Iterator[training_loop.Batch]:
-        views = np.zeros(len(rows), np.int64)
-        return self._batches(rows, views, feature_cache.BATCH_SIZE)
+    def _central(
+        self, rows: np.ndarray, size: int = feature_cache.BATCH_SIZE
+    ) -> Iterator[training_loop.Batch]:
+        return self._batches(rows, np.zeros_like(rows), size)
 
     def first_batch(self, spec: InputSpec) -> training_loop.Batch:
         """Return the photos behind the first batch, uint8 [batch, ...], and labels."""

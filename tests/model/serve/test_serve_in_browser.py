@@ -3,6 +3,7 @@
 import base64
 
 import cv2
+import numpy as np
 import pytest
 
 from tests.support import browser, drawn_photos, server_process
@@ -94,6 +95,17 @@ def test_a_photo_that_is_dropped_or_pasted_is_classified(page, kind):
     assert find(page, "#looked").is_displayed()
     find(page, "#heat").click()  # switches the heat off
     assert not find(page, "#looked").is_displayed()
+
+
+def test_a_photo_of_none_of_the_classes_is_doubted_in_the_headline(page):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    drop(page, cv2.imencode(".png", noise)[1].tobytes())
+    headline = answer(page)
+    best = find(page, "#classes li .name span").text
+    assert headline == f"None of these? Otherwise {best}"
+    reason = find(page, "#file-name").text
+    assert "unlike the training photos: stranger score" in reason
+    assert reason.endswith("the limit is 1.00")
 
 
 def test_a_photo_that_is_chosen_is_classified(page, tmp_path):
