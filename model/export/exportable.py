@@ -9,7 +9,7 @@ import numpy as np
 
 from model.evaluation import strangers
 from model.networks import head
-from model.predict import classifier, similar_photos
+from model.predict import classifier
 from model.runs import finished_run
 from model.weights import weight_file
 from pipeline.batches.input_spec import InputSpec
@@ -34,8 +34,8 @@ class Exportable:
         whole: keras.Model of the same input, whose outputs are {name: tensor}: with the
             stranger scores, float32 [n]; `model` itself if the run has no such scores.
         score_model: keras.Model that computes them from the output of the layer that
-            its input is named after.
-        scorer: the run's own scores, of `features`, the input of the head.
+            its input is named after; None if the run has no such scores.
+        of_run: the run as model.predict has it.
     """
 
     model: Any
@@ -45,9 +45,8 @@ class Exportable:
     class_names: tuple[str, ...]
     metadata: dict[str, str]
     whole: Any
-    score_model: Any = None
-    scorer: strangers.Scorer | None = None
-    features: Any = None  # Keras tensor of the model
+    score_model: Any
+    of_run: classifier.Classifier
 
     @property
     def encoded_names(self) -> list[bytes]:
@@ -62,15 +61,12 @@ class Exportable:
     def classify(self, views: Any) -> dict[str, Any]:
         """Return {name: tensor} of float32 views, [n, size_px, size_px, 3]."""
         outputs = self.whole(views, training=False)
-        return outputs if self.scorer else {PROBABILITIES: outputs}
+        return outputs if isinstance(outputs, dict) else {PROBABILITIES: outputs}
 
     def with_scores(self, probabilities: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Return probabilities with the run's own stranger scores as a last column."""
-        if self.scorer is None:
-            return probabilities
-        embedder = keras.Model(self.model.input, self.features)
-        scores = self.scorer.scores(embedder.predict(views, verbose=0))
-        return np.column_stack([probabilities, scores])
+        _, scores = self.of_run.predict_step()(views)
+        return probabilities if scores is None else np.c_[probabilities, scores]
 
 
 def load_run(run: finished_run.FinishedRun) -> Exportable:
@@ -82,10 +78,9 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
     )(logits.output)
     output = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
     model = whole = keras.Model(logits.input, output, name=logits.name)
-    metadata, features, score_model = describe(run), None, None
+    metadata, score_model = describe(run), None
     if scorer:
-        _, features = similar_photos.head_input(run, model)
-        score_model = _build_scorer(scorer, model, features.shape[1:])
+        score_model = _build_scorer(scorer, model)
         metadata["stranger_threshold"] = repr(strangers.THRESHOLD)
         score = score_model(model.get_layer(score_model.input.name).output)
         outputs = {PROBABILITIES: output, STRANGER_SCORE: score}
@@ -99,19 +94,18 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
         metadata=metadata,
         whole=whole,
         score_model=score_model,
-        scorer=scorer,
-        features=features,
+        of_run=loaded,
     )
 
 
-def _build_scorer(scorer: strangers.Scorer, model: Any, shape: tuple[int, ...]) -> Any:
+def _build_scorer(scorer: strangers.Scorer, model: Any) -> Any:
     """Build a keras.Model of built-in layers: features -> stranger scores, float32 [n].
 
-    `shape` is that of the input of the head. For vectors of length 1, the squared
-    distance from the mean is a sum of products.
+    For vectors of length 1, the squared distance from the mean is a sum of products.
     """
     kinds, ops, mean = keras.layers, keras.ops, scorer.mean
-    names = {layer.name for layer in model.layers}
+    inputs: Any = head.input_tensor(model)
+    names, shape = {layer.name for layer in model.layers}, inputs.shape[1:]
     name = head.POOL_LAYER if head.POOL_LAYER in names else head.FLATTEN_LAYER
     features = rows = keras.Input((math.prod(shape),), name=name)
     if mean.size < math.prod(shape):

@@ -153,7 +153,7 @@ def _written(
             labels = stack.enter_context(
                 replacing_labels(path.with_name("labels.txt"), source.labels)
             )
-            if source.scorer:
+            if source.score_model:
                 beside = path.with_name(path.stem + exportable.SCORES_ENDING)
                 scorer = stack.enter_context(
                     file_system.replacing(beside, ".partial.keras")

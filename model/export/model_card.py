@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from model.export import heldout_photos, verify_file
 from model.export.exportable import Exportable
 from model.reports import report_facts
 from model.runs import finished_run, run_folder
-from model.weights import weight_sources
 from pipeline.system import command_line, file_system, html_templates
 from pipeline.system.errors import DataError
 
@@ -85,25 +83,21 @@ def render(
     """Return the card of an exported file and of the run's others in its folder."""
     identity = run_folder.RunFolder(directory=run.directory).identity
     name, kind = exported.path.name, exported.kind
-    common = {"spec": source.spec, "classes": source.class_names}
-    common |= {
-        "scorer": source.scorer,
-        "resize_min": source.resize_min,
-        "white_level": source.white_level,
-    }
+    scorer = source.of_run.stranger_scorer
     section = _template("section.md").render(
-        **common,
+        **vars(source) | vars(exported),
         name=name,
         stem=exported.path.stem,
         key=_key(name),
-        **vars(exported),
+        scorer=scorer,
     )
     sections = {name: f"{section}\n"} | _other_sections(exported, identity)
     content = "\n".join(text for _, text in sorted(sections.items()))
     evaluation = run.evaluation_path(heldout_photos.SPLIT, run.manifest_digest)
     text = _template("card.md").render(
-        **common,
+        **vars(source),
         name=run.directory.name,
+        scorer=scorer,
         dataset=Path(run.config["data"]["path"]).name,
         library=_LIBRARIES.get(kind, kind),
         kinds=sorted({match[1] for match in _SECTION.finditer(content)}),
@@ -111,7 +105,6 @@ def render(
         figures=stored_logits.read_figures(evaluation),
         data=report_facts.data(heldout.records, heldout_photos.SPLIT, own=True),
         training=report_facts.training(run),
-        weights=_weights(run.config.get("weights", {})),
     )
     text += "\n\n"
     digest = _key(text + identity)
@@ -134,17 +127,6 @@ def _other_sections(exported: verify_file.Exported, identity: str) -> dict[str, 
         )
         return {}
     return others
-
-
-def _weights(weights: Mapping[str, Any]) -> str:
-    """Return which weights a training started from, and how to get them."""
-    name, variant = (str(weights.get(key, "")) for key in ("ckpt", "variant"))
-    texts = [Path(name).name, variant]
-    for source in weight_sources.SOURCES.get(name, ()):
-        first = weight_sources.SOURCES[source][0] if isinstance(source, str) else source
-        if not isinstance(first, str) and first.variant == variant:
-            texts.append(f"from: {first.help.removesuffix(' there')}")
-    return ", ".join(filter(None, texts))
 
 
 def _template(name: str) -> Any:

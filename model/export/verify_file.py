@@ -175,7 +175,7 @@ def compare(
                 size_bytes=sum(file.stat().st_size for file in files if file.is_file()),
                 latency_s=predictions.latency_s,
                 difference=difference,
-                score_difference=of_score if source.scorer else None,
+                score_difference=of_score if source.score_model else None,
             )
         )
     return models

@@ -42,7 +42,7 @@ def test_the_model_of_scores_computes_what_the_run_computes(
         offsets=array(4),
         scale=5.0,
     )
-    built = exportable._build_scorer(scorer, model, shape)
+    built = exportable._build_scorer(scorer, model)
     assert built.input.name == name
     inputs = model.predict(features, verbose=0)
     scores = built.predict(inputs, verbose=0)
@@ -60,7 +60,7 @@ def test_probabilities_stay_the_first_output_and_the_threshold_is_stated(small_r
         "probabilities",
         "stranger_score",
     ]
-    plain = dataclasses.replace(source, scorer=None, whole=source.model)
+    plain = dataclasses.replace(source, whole=source.model)
     assert list(plain.classify(np.zeros((1, 24, 24, 3), np.float32))) == [
         "probabilities"
     ]
