@@ -27,7 +27,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     from model.evaluation import evaluation_data, run_evaluation
     from model.evaluation.held_out import pooled_folds
-    from model.reports import html_report, tensorboard_pages
+    from model.reports import html_report
     from model.runs import run_list
     from model.weights import preprocessing_overrides
 
@@ -53,7 +53,6 @@ def evaluate(config: Config) -> dict[str, Any]:
                 advice="Evaluate the test split, or other photos.",
             )
         evaluation = run_evaluation.evaluate_run(run, data, config.options)
-        tensorboard_pages.write(evaluation)
         return html_report.finish(evaluation, config)
 
 

@@ -70,7 +70,7 @@ def solve(features: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> np.nd
     while not training.done:
         list(training.train_epoch())
         training.validate()
-    _, (_, validation_labels) = training.validated, next(source.validation())
+    _, validation_labels = next(source.validation())
     temperature = metrics.fit_temperature(best.validation_logits, validation_labels)
     logits = features @ best.values["kernel"] + best.values["bias"]
     return np.exp(metrics.log_softmax(logits.astype(np.float64) / temperature))

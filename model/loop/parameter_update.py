@@ -83,11 +83,6 @@ class ParameterUpdate:
                 variable.assign(value)
 
     @property
-    def multipliers(self) -> tuple[float, ...]:
-        """Values of lr_mult among the variables, ascending, each once."""
-        return tuple(sorted({lr_mult for lr_mult, _, _ in self._groups}))
-
-    @property
     def state(self) -> dict[str, Any]:
         """{name: variable} of all that a resumed training needs."""
         state = {"batches": self.batches, "examples": self._count}

@@ -117,7 +117,6 @@ class TrainingLoop:
         epoch: Number of complete epochs of this stage.
         first_epoch: Number of epochs of the stages before.
         photos_in_epoch: Number of photos trained on in the current epoch.
-        validated: Logits and labels of the last validation.
     """
 
     def __init__(
@@ -136,7 +135,6 @@ class TrainingLoop:
         """
         self.model, self.source, self.best = model, source, best
         self.epoch = self.photos_in_epoch = 0
-        self.validated: tuple[np.ndarray, np.ndarray]
         self._stage, self.first_epoch = stage, first_epoch
         self._predict_step = make_predict_step(model)
 
@@ -157,7 +155,6 @@ class TrainingLoop:
                 "lower --learning_rate, or --precision=float32."
             )
         self.best.keep_if_better(epoch, validation_loss, logits)
-        self.validated = logits, labels
         self.epoch += 1
         self.photos_in_epoch = 0
         return EpochResult(
@@ -168,10 +165,6 @@ class TrainingLoop:
             stage=self._stage,
             **figures,
         )
-
-    def rates(self) -> dict[float, float]:
-        """Return {lr_mult: last learning rate of the variables that have it}."""
-        return {}
 
     def last(self) -> dict[str, np.ndarray]:
         """Return {name: array} of all weights now, or of their moving averages."""
@@ -254,11 +247,6 @@ class StepwiseTraining(TrainingLoop):
             )
         self._start_epoch()
         return result
-
-    def rates(self) -> dict[float, float]:
-        """Return {lr_mult: last learning rate of the variables that have it}."""
-        rate = self.setup.rate_at(self.steps - 1)
-        return {lr_mult: lr_mult * rate for lr_mult in self.setup.update.multipliers}
 
     def last(self) -> dict[str, np.ndarray]:
         """Return {name: array} of all weights now, or of their moving averages."""

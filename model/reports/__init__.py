@@ -1,1 +1,1 @@
-"""Figures to text, an HTML page and TensorBoard."""
+"""Figures to text and an HTML page."""

@@ -18,8 +18,7 @@ from model.loop import (
 )
 from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
-from model.networks import head
-from model.runs import pictures, run_folder, snapshots, tensorboard_log
+from model.runs import pictures, run_folder, snapshots
 from model.training import head_solver, stages, starting_point, trunk_and_tail
 from model.weights import model_variables, restore, weight_file
 from pipeline.records import manifest
@@ -240,27 +239,10 @@ class StagedTraining:
         """Validate after an epoch, and keep the weights if they are the best so far."""
         self.results.append(self.training.validate())
 
-    def draw_first_batch(self, path: Path) -> np.ndarray:
-        """Draw the photos of the stage's first batch; return the picture, uint8."""
+    def draw_first_batch(self, path: Path) -> None:
+        """Draw the photos of the stage's first batch."""
         images, labels = self.training.source.first_batch(self.stage.plan.spec)
-        return pictures.draw_grid(images, labels, self.records.class_names, path)
-
-    def write_epoch(self, board: tensorboard_log.Board) -> None:
-        """Write the last epoch for TensorBoard."""
-        in_head = head.weighted_layers(self.stage.plan.hidden)
-        logits, labels = self.training.validated
-        board.write_epoch(
-            self.results[-1],
-            rates=self.training.rates(),
-            weights={
-                name: variable.numpy()
-                for name, variable in self.best.variables.items()
-                if name.split("/")[0] in in_head
-            },
-            confusion=metrics.confusion_matrix(
-                labels, logits.argmax(axis=1), logits.shape[1]
-            ),
-        )
+        pictures.draw_grid(images, labels, self.records.class_names, path)
 
     def write(self) -> None:
         """Write ledger, calibration and the best model, after the first epoch."""

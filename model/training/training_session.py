@@ -159,8 +159,7 @@ class TrainingSession:
         if self._is_chief:
             name = f"first_batch-{number + 1}.png" if number else "first_batch.png"
             with file_system.replacing(network.folder.directory / name) as partial:
-                picture = network.draw_first_batch(partial)
-            self._boards[network.name].write_first_batch(picture, number)
+                network.draw_first_batch(partial)
         self._bar = command_line.progress(
             self._photos_of_stage(),
             "photo",
@@ -182,7 +181,7 @@ class TrainingSession:
         result = network.results[-1]
         network.folder.append_metrics(result)
         if self._is_chief:
-            network.write_epoch(self._boards[network.name])
+            self._boards[network.name].write_epoch(result)
         self._bar.total = self._photos_of_stage()
         behind = [n for n in self._networks if len(n.results) < result.epoch]
         if all(other.done for other in behind):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import types
 import zipfile
 
 import h5py
@@ -15,7 +14,6 @@ import evaluate
 from model.evaluation import evaluation_settings
 from model.export import export_settings, exporting
 from model.loop.inputs import feature_cache, feature_store
-from model.reports import tensorboard_pages
 from model.runs import finished_run, run_folder, snapshots, tensorboard_log
 from model.training import train_run
 from pipeline.batches import image_batches
@@ -79,11 +77,6 @@ def draw_curves(run):
     tensorboard_log.Board(run.directory).close()
 
 
-def draw_evaluation(run):
-    path = run.directory / "evaluation" / "test.json"
-    tensorboard_pages.directory(types.SimpleNamespace(run=run, path=path))
-
-
 def export(run):
     exporting.choose_path(run.directory, export_settings.Config(format="onnx"))
 
@@ -96,11 +89,6 @@ def export(run):
         "evaluation": ("evaluation", "", write_figures),
         "tensorboard": ("tensorboard", "", draw_curves),
         "training in tensorboard": ("tensorboard/training", "", draw_curves),
-        "tensorboard of an evaluation": ("tensorboard", "", draw_evaluation),
-        "evaluation in tensorboard": (
-            *("tensorboard/evaluation-test", ""),
-            draw_evaluation,
-        ),
         "exported": ("exported", "", export),
     },
 )
