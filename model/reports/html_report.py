@@ -12,14 +12,7 @@ from typing import Any
 from model.evaluation import run_evaluation
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import Config
-from model.reports import (
-    diagrams,
-    photo_thumbnails,
-    report_facts,
-    report_photos,
-    report_tables,
-    text_report,
-)
+from model.reports import diagrams, report_facts, report_photos, text_report
 from model.weights import preprocessing_overrides
 from pipeline.grouping import near_duplicates
 from pipeline.review import photo_review
@@ -78,13 +71,13 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     explained: dict[str, report_photos.PhotoCard] = {}
     for card in itertools.chain(*(c[:_MAX_HEAT_MAPS] for c in cards.values())):
         explained.setdefault(card.row.sha256, card)
-    thumbnails = photo_thumbnails.Thumbnails(evaluation.data.records)
+    thumbnails = report_photos.Thumbnails(evaluation.data.records)
     shown = itertools.chain(*cards.values())
     thumbnails.add((card.row for card in shown), large=True)
     near_copies = report_photos.near_copies(evaluation)
     thumbnails.add((row for *pair, _ in near_copies for row in pair), large=True)
     heat_maps = _heat_maps(evaluation, explained)
-    matrix = report_tables.class_matrix(evaluation.figures["confusion_matrix"])
+    matrix = text_report.class_matrix(evaluation.figures["confusion_matrix"])
     cells = report_photos.cell_photos(evaluation.predictions, matrix, thumbnails)
     return {
         "cards": cards,
@@ -114,7 +107,7 @@ def _heat_maps(
     for name, run in (evaluation.folds or {"": evaluation.run}).items():
         cards = [c for key, c in explained.items() if fold_of.get(key, "") == name]
         if cards:
-            maps |= photo_thumbnails.heat_maps(
+            maps |= report_photos.heat_maps(
                 evaluation.model or run.load_model(),
                 records,
                 [card.row for card in cards],
@@ -138,7 +131,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "fold_lines": text_report.folds_in_words(figures),
         "reliability": drawings.reliability(figures["calibration"]),
         "coverage": drawings.coverage(figures["coverage"]),
-        "coverage_table": report_tables.coverage_table(
+        "coverage_table": text_report.coverage_table(
             figures["coverage"],
             confidence,
             figures["effective_examples"] / figures["num_examples"],

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 
 from model.loop import metrics
-from model.reports import (
-    html_report,
-    photo_thumbnails,
-    report_photos,
-    report_tables,
-)
+from model.reports import html_report, report_photos, text_report
 from model.runs import run_folder
 from tests.model.conftest import HOSTILE
 from tests.support import evaluated_runs
@@ -240,9 +235,9 @@ def test_a_run_without_ledger_curves_and_maps_has_a_report(
     )
 
     def no_map(_):
-        raise photo_thumbnails.grad_cam.NoSpatialLayer("none")
+        raise report_photos.grad_cam.NoSpatialLayer("none")
 
-    monkeypatch.setattr(photo_thumbnails.grad_cam, "mapped_layer", no_map)
+    monkeypatch.setattr(report_photos.grad_cam, "mapped_layer", no_map)
     for name in ("ledger.json", "metrics.jsonl"):
         (evaluation.run.directory / name).unlink()
     text = html_report.render(evaluation, "")
@@ -262,12 +257,12 @@ class TestManyClasses:
         return {"confusion_matrix": confusion.tolist()}
 
     def test_a_small_matrix_shows_all_classes(self):
-        found = report_tables.class_matrix(self.figures(12)["confusion_matrix"])
+        found = text_report.class_matrix(self.figures(12)["confusion_matrix"])
         assert found["labels"] == list(range(12))
         assert found["left_out"] == 0
 
     def test_a_large_matrix_shows_the_most_confused_classes(self):
-        found = report_tables.class_matrix(self.figures(200)["confusion_matrix"])
+        found = text_report.class_matrix(self.figures(200)["confusion_matrix"])
         assert len(found["labels"]) == 40
         assert {3, 7, 199, 0} <= set(found["labels"])
         assert found["left_out"] == 160
@@ -284,7 +279,7 @@ class TestCoverageTable:
             {"threshold": 0.4, "coverage": 1.0, "accuracy": 0.8},
         ]
         confidence = np.array([0.9] * 25 + [0.4] * 25)
-        found = report_tables.coverage_table(points, confidence)
+        found = text_report.coverage_table(points, confidence)
         rows = {row["goal"]: row for row in found}
         assert rows["classify 100 % of the photos"]["accuracy"] == 0.8
         half = rows["classify 50 % of the photos"]
@@ -312,8 +307,8 @@ def test_groups_take_turns():
 
 
 def test_thumbnails_stop_at_their_total_size(found, monkeypatch):
-    monkeypatch.setattr(photo_thumbnails, "MAX_BYTES", 20_000)
-    thumbnails = photo_thumbnails.Thumbnails(found)
+    monkeypatch.setattr(report_photos, "MAX_BYTES", 20_000)
+    thumbnails = report_photos.Thumbnails(found)
     thumbnails.add(found.included(), large=False)
     assert len(thumbnails.sources) < len(found.included())
     assert 0 < sum(map(len, thumbnails.sources.values())) <= 20_000

@@ -10,7 +10,7 @@ import pytest
 import evaluate
 from model.evaluation import run_evaluation
 from model.evaluation.evaluation_settings import Config
-from model.reports import photo_thumbnails, text_report
+from model.reports import report_photos, text_report
 from model.runs import run_folder
 from model.training import settings
 from model.training.repeats import repeated_runs
@@ -54,13 +54,13 @@ def test_each_photo_is_predicted_once_by_the_run_that_has_not_seen_it(
     folds, monkeypatch
 ):
     explained = {}
-    make = photo_thumbnails.heat_maps
+    make = report_photos.heat_maps
 
     def heat_maps(model, records, rows, *others):
         explained.update({row.path: id(model) for row in rows})
         return make(model, records, rows, *others)
 
-    monkeypatch.setattr(photo_thumbnails, "heat_maps", heat_maps)
+    monkeypatch.setattr(report_photos, "heat_maps", heat_maps)
     link = folds.parent / "latest"
     link.symlink_to(folds.name)
     figures = evaluate.evaluate(Config(run_dir=str(link)))
