@@ -52,7 +52,7 @@ def evaluate(config: Config) -> dict[str, Any]:
                 subject=f"--{gate}: {run.directory.name}",
                 advice="Evaluate the test split, or other photos.",
             )
-        evaluation = run_evaluation.evaluate_run(run, data, config.options)
+        evaluation = run_evaluation.evaluate_run(run, data, config)
         return html_report.finish(evaluation, config)
 
 
@@ -75,7 +75,7 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         weights = weights.recognise_preprocessing(
             functools.partial(image_batches.sample, data.records, data.rows)
         )
-        return weight_evaluation.evaluate_weights(weights, data, config.options)
+        return weight_evaluation.evaluate_weights(weights, data, config)
 
 
 def compare(config: Config) -> dict[str, Any]:
@@ -88,14 +88,7 @@ def compare(config: Config) -> dict[str, Any]:
     from model.runs import finished_run
 
     runs = finished_run.read_several(config.run_dirs)
-    figures, path = run_comparison.compare_runs(
-        runs,
-        config.split,
-        folder=config.data,
-        layout=config.layout,
-        another_dataset=config.another_dataset,
-        options=config.options,
-    )
+    figures, path = run_comparison.compare_runs(runs, config)
     curves = [run.validation_curve() for run in runs.values()]
     picture = path.with_suffix(".png")
     with file_system.replacing(picture) as partial:

@@ -16,14 +16,6 @@ GATES = {"min_accuracy": "accuracy", "min_balanced_accuracy": "balanced accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """How photos are predicted."""
-
-    batch_size: int = 64  # photos in one call of the network
-    tta: str = "none"  # or "flip" or "ten_crop"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of an evaluation."""
 
@@ -148,8 +140,3 @@ class Config:
     def run_dirs(self) -> Sequence[str]:
         """Folders that `runs` names."""
         return self.runs.split(",")
-
-    @property
-    def options(self) -> EvaluationOptions:
-        """How photos are predicted."""
-        return EvaluationOptions(batch_size=self.batch_size, tta=self.tta)

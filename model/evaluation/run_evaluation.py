@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import split_evaluation, stored_logits
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.held_out import label_errors
 from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
@@ -62,7 +62,7 @@ def describe(run: finished_run.FinishedRun) -> str:
 def evaluate_run(
     run: finished_run.FinishedRun,
     data: EvaluationData,
-    options: EvaluationOptions | None = None,
+    config: Config | None = None,
 ) -> RunEvaluation:
     """Evaluate a run and write evaluation/<split>.json and .npz.
 
@@ -70,8 +70,8 @@ def evaluate_run(
     records must be among the run's.
     """
     check_classes(run, data)
-    options = options or EvaluationOptions()
-    records, split, tta = data.records, data.split, options.tta
+    config = config or Config()
+    records, split, tta = data.records, data.split, config.tta
     name = data.name if tta == "none" else f"{data.name}-{tta}"
     path = run.evaluation_path(name, records.digest)
     _make_writable_folder(path.parent)
@@ -79,7 +79,7 @@ def evaluate_run(
     model = run.load_model()
     loaded = time.perf_counter()
     predictions = split_evaluation.evaluate_split(
-        model, data, run.spec, options, class_names=run.class_names
+        model, data, run.spec, config, class_names=run.class_names
     )
     predicting_s = time.perf_counter() - loaded
     known = {name: label for label, name in enumerate(run.class_names)}

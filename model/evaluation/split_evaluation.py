@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
 from model.networks import batch_norm_folding
@@ -55,7 +55,7 @@ def evaluate_split(
     model: Any,
     data: EvaluationData,
     spec: InputSpec,
-    options: EvaluationOptions,
+    config: Config,
     *,
     class_names: Sequence[str] = (),
 ) -> Predictions:
@@ -67,8 +67,8 @@ def evaluate_split(
     records, rows = data.records, data.rows
     class_names = class_names or records.class_names
     _check(model, data, len(class_names))
-    images = image_batches.Images(records, rows, spec, batch_size=options.batch_size)
-    views = views_of(options.tta, images.sizes, spec)
+    images = image_batches.Images(records, rows, spec, batch_size=config.batch_size)
+    views = views_of(config.tta, images.sizes, spec)
     compute = batch_norm_folding.folded(model)
     predict = traced_function.for_any_batch(
         lambda images: compute(tf.cast(images, tf.float32))
@@ -92,7 +92,7 @@ def evaluate_split(
         labels=labels,
         logits=(sums / len(views)).astype(np.float32),
         class_names=class_names,
-        tta=options.tta,
+        tta=config.tta,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.evaluation import split_evaluation
 from model.evaluation.compare import paired_tests
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics, training_loop
 from model.weights import (
@@ -26,7 +26,7 @@ _TRIED_AT_ONCE = 25
 def evaluate_weights(
     weights: pretrained_classifier.PretrainedClassifier,
     data: EvaluationData,
-    options: EvaluationOptions,
+    config: Config,
 ) -> dict[str, Any]:
     """Evaluate a pretrained network without training it.
 
@@ -47,7 +47,7 @@ def evaluate_weights(
     tried = _try_usual_preprocessing(weights, data, label_of_each)
     preprocessing_overrides.log(weights.spec, tried)
     predictions = split_evaluation.evaluate_split(
-        weights.model, data, weights.spec, options, class_names=class_names
+        weights.model, data, weights.spec, config, class_names=class_names
     )
     labels = label_of_each[predictions.labels]
     predictions = dataclasses.replace(predictions, labels=labels)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from model.evaluation import run_evaluation
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from tests.support import conversions, drawn_photos
@@ -102,5 +102,5 @@ def judged(directory, found, split="all", seen=(), **how):
     """The judgement of such a run."""
     finished = write_run(directory, found, seen)
     data = EvaluationData(records=found, split=split)
-    options = EvaluationOptions(**how)
+    options = Config(**how)
     return run_evaluation.evaluate_run(finished, data, options)

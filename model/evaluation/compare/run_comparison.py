@@ -15,7 +15,7 @@ from model.evaluation import (
     stored_logits,
 )
 from model.evaluation.compare import comparison
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.records import manifest
@@ -24,39 +24,30 @@ from pipeline.system.errors import DataError
 
 
 def compare_runs(
-    runs: Mapping[str, finished_run.FinishedRun],
-    split: str,
-    *,
-    folder: str,
-    layout: str,
-    another_dataset: bool,
-    options: EvaluationOptions,
+    runs: Mapping[str, finished_run.FinishedRun], config: Config
 ) -> tuple[dict[str, Any], Path]:
     """Compare the first run with each of the others, and write compare-<split>.json.
 
     A run is evaluated only if its folder has no logits that this user computed with its
-    present model for these records. The photos are those of `folder`, whose subfolders
-    mean what `layout` says, or each run's own photos if `folder` is "". If those are
-    not the same records for all runs, or have changed since, the photos are those of
-    the newest run's records as they are now that no run has seen.
+    present model for these records. The photos are those of --data, or else each run's
+    own. If those are not the same records for all runs, or have changed since, the
+    photos are those of the newest run's records as they are now that no run has seen.
     """
-    first = next(iter(runs.values()))
+    first, split, folder = next(iter(runs.values())), config.split, config.data
     if not folder and (today := _records_that_changed(runs)):
-        return _compare_today(runs, today, split, options)
+        return _compare_today(runs, today, config)
     with contextlib.ExitStack() as stack:
         data = None
         if folder:
             if evaluation_data.is_photo_folder(folder):
                 _check_conversion(runs, folder)
             opened = evaluation_data.open_data(
-                folder, split, first.resize_min, first.white_level, layout
+                folder, split, first.resize_min, first.white_level, config.layout
             )
             data = stack.enter_context(opened)
             for run in runs.values():
-                evaluation_data.check(run, data, another_dataset=another_dataset)
-        candidates = [
-            _candidate(name, run, split, data, options) for name, run in runs.items()
-        ]
+                evaluation_data.check(run, data, another_dataset=config.another_dataset)
+        candidates = [_candidate(*named, data, config) for named in runs.items()]
     digest = data.records.digest if data else first.manifest_digest
     figures = {
         "split": split,
@@ -86,15 +77,15 @@ def _records_that_changed(
 def _compare_today(
     runs: Mapping[str, finished_run.FinishedRun],
     records: manifest.Manifest,
-    split: str,
-    options: EvaluationOptions,
+    config: Config,
 ) -> tuple[dict[str, Any], Path]:
     """Compare runs on the photos of records that none of them has seen.
 
     Unseen photos of all splits count unless a split other than test is chosen. The
     classes are those of the records and of all runs.
     """
-    every = EvaluationData(records=records, split="all" if split == "test" else split)
+    split = "all" if config.split == "test" else config.split
+    every = EvaluationData(records=records, split=split)
     data, reasons = evaluation_data.leave_out_seen(every, runs)
     scope = [
         f"photos of {data.source} as they are now, that no run has seen: "
@@ -112,7 +103,7 @@ def _compare_today(
     known = [name for run in runs.values() for name in run.class_names]
     names = tuple(dict.fromkeys((*records.class_names, *known)))
     candidates = [
-        _candidate_today(name, run, data, names, options) for name, run in runs.items()
+        _candidate_today(name, run, data, names, config) for name, run in runs.items()
     ]
     classes = [row.class_name for row in data.rows]
     for name, run in runs.items():
@@ -144,12 +135,12 @@ def _candidate_today(
     run: finished_run.FinishedRun,
     data: EvaluationData,
     class_names: tuple[str, ...],
-    options: EvaluationOptions,
+    config: Config,
 ) -> comparison.Candidate:
     """Return a run with logits for classes of which it knows some."""
     start = time.perf_counter()
     arrays = split_evaluation.evaluate_split(
-        run.load_model(), data, run.spec, options, class_names=run.class_names
+        run.load_model(), data, run.spec, config, class_names=run.class_names
     ).arrays()
     columns = [class_names.index(name) for name in run.class_names]
     arrays["label"] = np.array([class_names.index(r.class_name) for r in data.rows])
@@ -169,9 +160,8 @@ def _candidate_today(
 def _candidate(
     name: str,
     run: finished_run.FinishedRun,
-    split: str,
     data: EvaluationData | None,
-    options: EvaluationOptions,
+    config: Config,
 ) -> comparison.Candidate:
     """Return a run with its logits, from its folder or computed now."""
 
@@ -185,15 +175,15 @@ def _candidate(
         )
 
     digest = data.records.digest if data else run.manifest_digest
-    path = stored_logits.find(run, split, digest)
+    path = stored_logits.find(run, config.split, digest)
     if path is None:
         command_line.log(
             f"{name}: not evaluated on these photos yet; evaluating it now"
         )
-        data = data or EvaluationData(records=run.read_records(), split=split)
+        data = data or EvaluationData(records=run.read_records(), split=config.split)
         refuse_seen(data.sha256)
         manifest.check_files(data.records)
-        evaluation = run_evaluation.evaluate_run(run, data, options)
+        evaluation = run_evaluation.evaluate_run(run, data, config)
         path = evaluation.path.with_suffix(".npz")
     examples = stored_logits.read(path)
     figures = stored_logits.read_figures(path.with_suffix(".json"))

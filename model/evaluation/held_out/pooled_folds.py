@@ -85,7 +85,7 @@ def _evaluated(run: FinishedRun, config: Config) -> tuple[Predictions, dict[str,
     path = stored_logits.find(run, name, run.manifest_digest)
     if path is None:
         command_line.log(f"{run.directory.name}: not evaluated yet; evaluating it now")
-        path = run_evaluation.evaluate_run(run, data, config.options).path
+        path = run_evaluation.evaluate_run(run, data, config).path
     examples = stored_logits.read(path.with_suffix(".npz"))
     predictions = Predictions(
         rows=data.rows,

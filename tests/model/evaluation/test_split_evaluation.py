@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.evaluation import split_evaluation
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics
@@ -37,7 +37,7 @@ def predict(records, split="test", model=None, **options):
         model or colour_network(),
         EvaluationData(records=records, split=split),
         SPEC,
-        EvaluationOptions(**{"batch_size": 7, **options}),
+        Config(**{"batch_size": 7, **options}),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import split_evaluation, stored_logits, strangers
-from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.split_evaluation import EvaluationData
 from model.export import (
     export_settings,
@@ -255,7 +255,7 @@ def test_a_run_that_was_not_evaluated_is_evaluated(copy):
         model,
         EvaluationData(records=heldout.records, split="test"),
         SPEC,
-        EvaluationOptions(),
+        Config(),
     )
     logits = predictions.logits.astype(np.float64) / temperature
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
