@@ -15,10 +15,10 @@ import numpy as np
 from model.evaluation.predictions import Predictions
 from model.runs import finished_run, run_folder
 from pipeline.records import manifest
-from pipeline.records.manifest_row import Row
 from pipeline.system import file_system
 
 CSV_NAME, JSON_NAME = "doubts.csv", "doubts.json"
+OF_FOLDS = "out-of-fold probabilities of all photos, by the runs of all folds"
 _MAX_LISTED = 200  # doubts in JSON, the most doubtful; the CSV file has all
 _COLUMNS = {
     **dict.fromkeys(("path", "label", "suggested"), str),
@@ -64,17 +64,18 @@ def find_doubts(
 
 
 def figures(
-    rows: Sequence[Row],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    source: str,
+    predictions: Predictions, source: str, chosen: Sequence[int] | None = None
 ) -> dict[str, Any]:
     """Return all doubts, of which evaluation/<split>.json lists the first.
 
-    `labels` are int [num_examples], `probabilities` float [num_examples, num_classes],
-    calibrated; `source` says in words what they are.
+    `source` says in words what the probabilities are. `chosen` are the indices of the
+    photos that count, by default of all.
     """
+    every = range(len(predictions.rows))
+    numbers = list(every if chosen is None else chosen)
+    rows = [predictions.rows[n] for n in numbers]
+    names, labels = predictions.class_names, predictions.labels[numbers]
+    probabilities = predictions.probabilities()[numbers]
     doubtful, suggested, num_probable = find_doubts(probabilities, labels)
     return {
         "source": source,
@@ -84,8 +85,8 @@ def figures(
         "photos": [
             {
                 "path": rows[n].path,
-                "label": class_names[labels[n]],
-                "suggested": class_names[label],
+                "label": names[labels[n]],
+                "suggested": names[label],
                 "label_probability": round(float(probabilities[n, labels[n]]), 6),
                 "suggested_probability": round(float(probabilities[n, label]), 6),
                 "sha256": rows[n].sha256,
@@ -93,17 +94,6 @@ def figures(
             for n, label in zip(doubtful, suggested, strict=True)
         ],
     }
-
-
-def of_folds(predictions: Predictions) -> dict[str, Any]:
-    """Return the doubts of the photos of all folds, a result of `figures`."""
-    return figures(
-        predictions.rows,
-        predictions.labels,
-        predictions.probabilities(),
-        predictions.class_names,
-        "out-of-fold probabilities of all photos, by the runs of all folds",
-    )
 
 
 def write(directory: Path, doubts: Mapping[str, Any]) -> Path:
@@ -154,14 +144,8 @@ def of_run(
     unseen = [
         n for n, row in enumerate(predictions.rows) if row.sha256 not in training_photos
     ]
-    doubts = figures(
-        [predictions.rows[n] for n in unseen],
-        predictions.labels[unseen],
-        predictions.probabilities()[unseen],
-        predictions.class_names,
-        "held-out probabilities of the photos evaluated here",
-    )
-    return listed(doubts)
+    source = "held-out probabilities of the photos evaluated here"
+    return listed(figures(predictions, source, unseen))
 
 
 def listed(doubts: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
     data = EvaluationData(records=records, split="all", folder=source)
     if {row.path for row in data.rows} != {row.path for row in predictions.rows}:
         raise run_folder.RunError(f"{directory}: its folds are not of the same photos.")
-    doubts = label_errors.of_folds(predictions)
+    doubts = label_errors.figures(predictions, label_errors.OF_FOLDS)
     label_errors.write(directory, doubts)
     name = "folds" + f"-{config.tta}" * (config.tta != "none")
     path = run.evaluation_path(name, run.manifest_digest)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation.held_out import label_errors
+from model.evaluation.predictions import Predictions
 from model.loop import metrics, train_step, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
@@ -79,14 +80,14 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
     )
     if _has_trained_layers(start.weights):
         source += ", whose layers a run has trained, perhaps on these labels"
-    temperature = metrics.fit_temperature(logits[is_known], labels[is_known])
-    return label_errors.figures(
-        [rows[n] for n in np.flatnonzero(is_known)],
-        labels[is_known],
-        np.exp(metrics.log_softmax(logits[is_known] / temperature)),
-        records.class_names,
-        source,
+    predictions = Predictions(
+        rows=rows,
+        labels=labels,
+        logits=logits,
+        class_names=records.class_names,
+        temperature=metrics.fit_temperature(logits[is_known], labels[is_known]),
     )
+    return label_errors.figures(predictions, source, np.flatnonzero(is_known).tolist())
 
 
 def _folds(records: manifest.Manifest) -> tuple[tuple[Any, ...], np.ndarray]:

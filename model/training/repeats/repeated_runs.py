@@ -73,7 +73,7 @@ def _run_all(
     for network, summary in summaries.items():
         command_line.say(as_text(summary, network))
     if config.folds:
-        doubts = label_errors.of_folds(pool(predictions[""]))
+        doubts = label_errors.figures(pool(predictions[""]), label_errors.OF_FOLDS)
         path = label_errors.write(directory, doubts)
         command_line.log(label_errors.in_words(doubts, path))
     return directory

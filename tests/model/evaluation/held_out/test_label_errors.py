@@ -7,6 +7,7 @@ import pytest
 
 from model.evaluation import run_evaluation
 from model.evaluation.held_out import label_errors
+from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import run_folder
 from pipeline.records.manifest_row import Row
@@ -60,8 +61,13 @@ def test_the_most_probable_error_comes_first_with_the_most_probable_class():
 
 
 def doubts_of(rows, labels=LABELS, probabilities=PROBABILITIES):
-    names = ["cat", 'do"g,\n']
-    return label_errors.figures(rows, labels, probabilities, names, "a test")
+    predictions = Predictions(
+        rows=rows,
+        labels=labels,
+        logits=np.log(probabilities),
+        class_names=["cat", 'do"g,\n'],
+    )
+    return label_errors.figures(predictions, "a test")
 
 
 KIND = {"class_name": "a", "source_bytes": 1, "action": "copied"}
@@ -125,10 +131,13 @@ def doubted(found, tmp_path):
     rows[2] = dataclasses.replace(rows[2], path="elsewhere.jpg")
     labels = np.array([found.labels[row.class_name] for row in rows])
     labels[3] = (labels[3] + 1) % 3
-    probabilities = np.eye(3)[(labels + 1) % 3]
-    doubts = label_errors.figures(
-        rows, labels, probabilities, found.class_names, "the training"
+    predictions = Predictions(
+        rows=rows,
+        labels=labels,
+        logits=50 * np.eye(3)[(labels + 1) % 3],
+        class_names=found.class_names,
     )
+    doubts = label_errors.figures(predictions, "the training")
     return run, rows, doubts
 
 
