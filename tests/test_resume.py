@@ -12,7 +12,6 @@ import pytest
 from model.checkpoints import errors
 from model.runs import finished_run, run_folder
 from model.training import head_solver, train_run
-from pipeline.system.errors import DataError
 from tests.support import processes, stopped_trainings
 
 STAGES = (
@@ -134,7 +133,7 @@ def test_a_solved_head_and_deeper_layers_after_it_resume_to_the_same_bytes(confi
 
 
 def test_a_resumed_head_stays_on_its_layers(config):
-    """The default position of a head may have changed; other versions had an engine."""
+    """The default position of a head may have changed."""
     changes = {"stages": (), "hidden": 0, "epochs": 2, "snapshot_steps": 0}
     config = dataclasses.replace(config, **changes)
     with stopped_trainings.at_batch(8):
@@ -142,11 +141,8 @@ def test_a_resumed_head_stays_on_its_layers(config):
     path = Path(config.run_dir) / "config.json"
     facts = json.loads(path.read_text())
     assert facts["features"] == "pool1,pool2"
-    facts["settings"] |= {"features": "", "engine": "auto"}
-    path.write_text(json.dumps(facts | {"engine": "onnxruntime"}))
-    with pytest.raises(DataError, match=r"another version of Graft .*'engine'"):
-        train_run.resume(Path(config.run_dir))
-    path.write_text(json.dumps(facts | {"engine": "tensorflow"}))
+    facts["settings"]["features"] = ""
+    path.write_text(json.dumps(facts))
     directory = train_run.resume(Path(config.run_dir))
     model = finished_run.read(str(directory)).load_model()
     assert model.get_layer("logits").kernel.shape == (4 + 6, 3)

@@ -37,18 +37,8 @@ from pipeline.system import command_line
 # Batches are timed, after a first one that compiles, until there are 4 of them and a
 # second has passed, or a quarter of those that the training will have.
 _BATCHES, LEAST_S, _MOST_SHARE = 4, 1.0, 0.25
-_BOUND_IN_WORDS = {
-    "input": "input-bound: it waits for photos to be decoded",
-    "compute": "compute-bound: it waits for the network",
-    "memory": "on cached features",
-}
-
-
 # {cache: {view: photos}} whose features earlier stages will have computed.
 Planned = dict[str, dict[int, np.ndarray]]
-# Name of a layer with weights, shape of its output without the batch, number of
-# parameters, and "cached", "frozen" or "trained".
-Layer = tuple[str, tuple[int, ...], int, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,21 +46,10 @@ class Estimate:
     """Expected cost of a stage."""
 
     name: str  # of network and stage; "" for a training of one
-    stage: stages.Stage
-    layers: tuple[Layer, ...]
-    batch_size: int
-    features: int  # number that the cache does not have yet
-    preparation_s: float  # to build and compile the network
-    features_s: float  # to compute these
-    training_s: float
-    validation_s: float
-    bound: str  # what training waits for, a key of _BOUND_IN_WORDS
+    lines: list[str]  # what trains, and how long each part of it takes
+    features_s: float  # seconds for the features that the cache does not have yet
+    seconds: float  # of the stage, without those
     extra_bytes: int  # held in training beyond what the estimate needed
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the stage, without those for computing features."""
-        return self.preparation_s + self.training_s + self.validation_s
 
 
 def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
@@ -142,14 +121,41 @@ class _StageTimer:
     def estimate(self) -> Estimate:
         """Return the expected cost of the stage."""
         stage, size = self._stage, self._stage.config.batch_size
+        missing, features_s, extra_bytes = 0, 0.0, 0
+        if stage.is_cached:
+            missing, features_s, extra_bytes = self._estimate_features()
+        training_s, validation_s, bound = self._estimate_training()
+        lines = self._layer_lines()
+        if stage.is_solved:
+            lines.append(f"L-BFGS for up to {stage.epochs} L2 penalties")
+        else:
+            steps = f"{stage.steps:,} steps of {size} photos"
+            lines.append(f"{steps} in {stage.epochs} epochs")
+        if missing:
+            lines.append(f"features of {missing:,} views: {_in_words(features_s)}")
+        lines.append(f"training: {_in_words(training_s)}, {bound}")
+        lines.append(f"validation: {_in_words(validation_s)}")
+        weights = sum(math.prod(v.shape) for v in self._tail.trainable_variables)
+        return Estimate(
+            name=", ".join(filter(None, (self._network.name, stage.name))),
+            lines=lines,
+            features_s=features_s,
+            seconds=self._preparation_s + training_s + validation_s,
+            extra_bytes=extra_bytes + 4 * weights,
+        )
+
+    def _estimate_training(self) -> tuple[float, float, str]:
+        """Return seconds of training and of validation, and what training waits for."""
+        stage, size = self._stage, self._stage.config.batch_size
         num_validation = len(self._records.included("validation"))
         batches = stage.photos / size
         if stage.is_solved:
             size = min(head_solver.CHUNK, stage.num_training)
             batches = stage.photos * head_solver.USUAL_ITERATIONS / size
-        missing, features_s, extra_bytes = 0, 0.0, 0
+            # A step takes as long as an iteration.
+            config = stage.config.with_optimizer("adam")
+            stage = dataclasses.replace(stage, config=config)
         if stage.is_cached:
-            missing, features_s, extra_bytes = self._estimate_features()
             model = self._tail
             training = validation = self._example_batches(size)
             validation_size = size
@@ -162,33 +168,21 @@ class _StageTimer:
                 photos.validation() for _ in epochs
             )
             validation_size = min(size, num_validation)
-        if stage.is_solved:  # a step takes as long as an iteration
-            config = stage.config.with_optimizer("adam")
-            stage = dataclasses.replace(stage, config=config)
         step = train_step.TrainStep(model, self._network.learning_setup(stage, model))
         batch_s, waiting_s = self._seconds_each(
             training, lambda batch: float(step(*batch).loss), batches
         )
-        bound = "input" if waiting_s > batch_s / 3 else "compute"
         predict = training_loop.make_predict_step(model)
         validation_batches = self._stage.epochs * num_validation / validation_size
         validation_batch_s, _ = self._seconds_each(
             validation, lambda batch: predict(batch[0]).numpy(), validation_batches
         )
-        weights = sum(math.prod(v.shape) for v in self._tail.trainable_variables)
-        return Estimate(
-            name=", ".join(filter(None, (self._network.name, stage.name))),
-            stage=self._stage,
-            layers=tuple(self._layers()),
-            batch_size=size,
-            features=missing,
-            preparation_s=self._preparation_s,
-            features_s=features_s,
-            training_s=batches * batch_s,
-            validation_s=validation_batches * validation_batch_s,
-            bound="memory" if stage.is_cached else bound,
-            extra_bytes=extra_bytes + 4 * weights,
-        )
+        bound = "compute-bound: it waits for the network"
+        if waiting_s > batch_s / 3:
+            bound = "input-bound: it waits for photos to be decoded"
+        if stage.is_cached:
+            bound = "on cached features"
+        return batches * batch_s, validation_batches * validation_batch_s, bound
 
     def _estimate_features(self) -> tuple[int, float, int]:
         """Return number of missing features, seconds for them, bytes of their table."""
@@ -234,16 +228,25 @@ class _StageTimer:
         labels = random.integers(0, self._stage.plan.num_classes, size, np.int32)
         return itertools.repeat((inputs, labels))
 
-    def _layers(self) -> Iterator[Layer]:
+    def _layer_lines(self) -> list[str]:
+        """Return a table of the layers with weights, and how many of these train."""
+        rows, total, trained = [], 0, 0
         for model in (self._trunk, self._tail):
             for layer in model.layers:
-                weights = trunk_and_tail.weights(layer).values()
-                if weights:
-                    role = "trained" if layer.trainable else "frozen"
-                    if self._stage.is_cached and model is self._trunk:
-                        role = "cached"
-                    parameters = sum(math.prod(v.shape) for v in weights)
-                    yield layer.name, tuple(layer.output.shape[1:]), parameters, role
+                shapes = [v.shape for v in trunk_and_tail.weights(layer).values()]
+                if not shapes:
+                    continue
+                role = "trained" if layer.trainable else "frozen"
+                if self._stage.is_cached and model is self._trunk:
+                    role = "cached"
+                number = sum(map(math.prod, shapes))
+                total += number
+                trained += number * (role == "trained")
+                output = " x ".join(map(str, layer.output.shape[1:]))
+                rows.append((layer.name, output, f"{number:,}", role))
+        table = command_line.table(("layer", "output", "parameters", ""), rows)
+        summary = f"{trained:,} parameters train, {total - trained:,} are frozen"
+        return [*table, summary]
 
     def _seconds_each(
         self, batches: Iterator[Any], work: Callable[[Any], object], needed: float
@@ -276,7 +279,7 @@ def _as_text(
     for number, estimate in enumerate(estimates, start=1):
         if len(estimates) > 1:
             lines.append(f"{estimate.name or f'stage {number}'}:")
-        lines += [*_stage_lines(estimate), ""]
+        lines += [*estimate.lines, ""]
     features_s = sum(estimate.features_s for estimate in estimates)
     each_s = sum(estimate.seconds for estimate in estimates)
     total = _in_words(started_s + features_s + repeats * each_s)
@@ -284,29 +287,6 @@ def _as_text(
     several = f"{repeats} such trainings, " * (repeats > 1)
     lines.append(f"{several}altogether about {total}, {memory / 1e9:.1f} GB of memory")
     return "\n".join(lines)
-
-
-def _stage_lines(estimate: Estimate) -> Iterator[str]:
-    yield from command_line.table(
-        ("layer", "output", "parameters", ""),
-        (
-            (name, " x ".join(map(str, shape)), f"{parameters:,}", role)
-            for name, shape, parameters, role in estimate.layers
-        ),
-    )
-    total = sum(parameters for _, _, parameters, _ in estimate.layers)
-    trained = sum(n for _, _, n, role in estimate.layers if role == "trained")
-    yield f"{trained:,} parameters train, {total - trained:,} are frozen"
-    stage, size = estimate.stage, estimate.batch_size
-    if stage.is_solved:
-        yield f"L-BFGS for up to {stage.epochs} L2 penalties"
-    else:
-        yield f"{stage.steps:,} steps of {size} photos in {stage.epochs} epochs"
-    if count := estimate.features:
-        yield f"features of {count:,} views: {_in_words(estimate.features_s)}"
-    training = _in_words(estimate.training_s)
-    yield f"training: {training}, {_BOUND_IN_WORDS[estimate.bound]}"
-    yield f"validation: {_in_words(estimate.validation_s)}"
 
 
 def _in_words(seconds: float) -> str:

@@ -328,10 +328,6 @@ def from_run(path: Path, values: Mapping[str, Any]) -> Config:
         DataError: The settings are damaged, or of another version of Graft.
     """
     try:
-        values = dict(values)
-        # Earlier versions of Graft could compute cached features by another program.
-        if values.get("engine") in ("auto", "tensorflow"):
-            del values["engine"]
         groups = {name: type(getattr(Config, name))(**values[name]) for name in _GROUPS}
         return Config(**{**values, **groups, "stages": tuple(values["stages"])})
     except (ValueError, TypeError, KeyError) as error:

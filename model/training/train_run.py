@@ -59,8 +59,6 @@ def resume(run_dir: Path) -> Path:
     directory, facts = finished_run.read_unfinished(run_dir)
     # The defaults for these may differ from what was chosen then.
     chosen = {name: facts[name] for name in ("features", "precision")}
-    if "engine" in facts:  # of a run of an earlier version
-        chosen["engine"] = facts["engine"]
     config = settings.from_run(
         directory / run_folder.CONFIG_NAME, facts["settings"] | chosen
     )
