@@ -26,11 +26,7 @@ def main(typed: dict[str, Any]) -> None:
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.loop import distributed
-    from model.training import (
-        learning_rate_finder,
-        plan_estimate,
-        train_run,
-    )
+    from model.training import learning_rate_finder, plan_estimate, train_run
     from model.training.repeats import repeated_runs
 
     rank, num_processes = distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))

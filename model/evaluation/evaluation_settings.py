@@ -54,9 +54,7 @@ class Config:
         value="FOLDER",
     )
     layout: str = _photos(
-        "",
-        "Meaning of the folders in --data, as for pipeline.convert.",
-        value="LAYOUT",
+        "", "Meaning of the folders in --data, as for pipeline.convert.", value="LAYOUT"
     )
     another_dataset: bool = _photos(
         False,

@@ -60,9 +60,7 @@ def describe(run: finished_run.FinishedRun) -> str:
 
 
 def evaluate_run(
-    run: finished_run.FinishedRun,
-    data: EvaluationData,
-    config: Config | None = None,
+    run: finished_run.FinishedRun, data: EvaluationData, config: Config | None = None
 ) -> RunEvaluation:
     """Evaluate a run and write evaluation/<split>.json and .npz.
 

@@ -131,9 +131,7 @@ def _label_error_cards(evaluation: run_evaluation.RunEvaluation) -> list[PhotoCa
 
 
 def cell_photos(
-    predictions: Predictions,
-    matrix: dict[str, Any],
-    thumbnails: Thumbnails,
+    predictions: Predictions, matrix: dict[str, Any], thumbnails: Thumbnails
 ) -> dict[str, dict[str, Any]]:
     """Return the photos behind the cells of the matrix, and make their thumbnails.
 

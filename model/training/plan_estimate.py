@@ -14,12 +14,7 @@ from typing import Any
 import numpy as np
 
 from model.loop import train_step, training_loop
-from model.loop.inputs import (
-    cache_key,
-    feature_cache,
-    feature_store,
-    training_data,
-)
+from model.loop.inputs import cache_key, feature_cache, feature_store, training_data
 from model.runs import run_folder
 from model.training import (
     head_solver,

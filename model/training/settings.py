@@ -43,9 +43,7 @@ class Action:
         False, "Only measures which learning rate suits the first stage."
     )
     resume: str = _action(
-        "",
-        "Continues an interrupted run with its saved settings.",
-        value="RUN",
+        "", "Continues an interrupted run with its saved settings.", value="RUN"
     )
 
     def __post_init__(self) -> None:

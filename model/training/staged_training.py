@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import strangers
-from model.loop import (
-    device,
-    metrics,
-    parameter_update,
-    train_step,
-    training_loop,
-)
+from model.loop import device, metrics, parameter_update, train_step, training_loop
 from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
 from model.runs import pictures, run_folder, snapshots

@@ -161,10 +161,7 @@ def is_repeated(directory: Path) -> bool:
 
 
 def _write(
-    directory: Path,
-    config: settings.Config,
-    digest: str,
-    results: Mapping[str, Any],
+    directory: Path, config: settings.Config, digest: str, results: Mapping[str, Any]
 ) -> None:
     """Write repeats.json: what is to be trained, and the results so far."""
     facts = {"settings": dataclasses.asdict(config), "manifest_digest": digest}
