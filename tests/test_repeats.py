@@ -366,10 +366,6 @@ class TestPlan:
         assert {"pretrained:", "scratch:"} <= {*lines}
 
 
-def test_the_age_of_the_process_is_plausible():
-    assert 0.1 < plan_estimate.age_s() < 1e5
-
-
 def test_the_summary_of_folds_by_hand():
     kind = {"class_name": "a", "source_bytes": 1, "action": "copied"}
 

@@ -38,7 +38,9 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
         epochs, values = zip(*curve, strict=True) if curve else ((), ())
         marker = "o" if len(curve) == 1 else None
         right.plot(epochs, values, color=colour, marker=marker)
-    left.set_yticks(range(len(runs)), [_label(run["run"]) for run in runs])
+    names = [command_line.as_label(run["run"]) for run in runs]
+    names = [pictures.shorten(name, "", _LONGEST_NAME) for name in names]
+    left.set_yticks(range(len(runs)), names)
     for number, tick in enumerate(left.get_yticklabels()):
         tick.set(color=f"C{number % 10}", parse_math=False)  # names may contain $
     left.set_ylim(len(runs) - 0.5, -0.5)  # the first run on top
@@ -64,9 +66,3 @@ def _table(
             words.append(comparison.describe_p(pairs[number - 1]["p_holm"]))
         lines.append("   ".join(words))
     return lines
-
-
-def _label(name: str) -> str:
-    """Return a run's name in printable characters, shortened if necessary."""
-    text = command_line.as_label(name)
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."

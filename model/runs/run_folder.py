@@ -33,7 +33,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,17 +229,25 @@ class RunFolder:
             # Names of classes may hold bytes of folder names that are not UTF-8.
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
+    def write_csv(
+        self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Write a CSV file of the folder atomically."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text(name, text.getvalue())
+
     def write_near_copies(self, result: dict[str, Any]) -> None:
         """Write similar.json, a result of near_copies.search, and similar.csv."""
         self.write_json(NEAR_COPIES_JSON, result)
-        text = io.StringIO()
         columns = ("path", "label", "note", "split", "similar_to", "similarity")
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        for photo in result["photos"]:
-            note = f"similar to {photo['similar_to']}"
-            writer.writerow(photo | {"label": "skip", "note": note})
-        self.write_text(NEAR_COPIES, text.getvalue())
+        rows = (
+            photo | {"label": "skip", "note": f"similar to {photo['similar_to']}"}
+            for photo in result["photos"]
+        )
+        self.write_csv(NEAR_COPIES, columns, rows)
 
     def write_metrics(self, results: "Sequence[EpochResult]") -> None:
         """Replace metrics.jsonl by one line for each result."""

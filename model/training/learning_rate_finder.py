@@ -10,7 +10,6 @@ section 3.3; smoothing and the stop at four times the lowest loss as in fastai.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +74,7 @@ def find_rate(config: settings.Config) -> Path:
                     "--find_rate: the first stage is solved without a learning rate. "
                     "Expected another --optimizer, such as adam."
                 )
-            with command_line.progress(STEPS, "step", "learning rates") as progress:
-                curve = search(
-                    training.model,
-                    training.setup,
-                    training.source,
-                    on_step=lambda: progress.update(1),
-                )
+            curve = search(training.model, training.setup, training.source)
         train_run.start_folder(config, records, network)
         default = network.stage.default_rate
         network.folder.write_json(
@@ -105,14 +98,12 @@ def search(
     model: Any,
     setup: train_step.LearningSetup,
     source: training_loop.Source,
-    *,
-    on_step: Callable[[], object],
     steps: int = STEPS,
 ) -> Curve:
     """Run the test in steps from LOWEST to HIGHEST.
 
     The model's weights are useless afterwards. The learning rate of `setup` is not
-    used; `on_step` is called after each step.
+    used.
     """
     gamma = (HIGHEST / LOWEST) ** (1 / (steps - 1))
     setup = dataclasses.replace(
@@ -124,17 +115,18 @@ def search(
     step = train_step.TrainStep(model, setup)
     curve = Curve()
     batches = itertools.chain.from_iterable(map(source.training, itertools.count()))
-    for inputs, labels in batches:
-        rate, before = step.rate, step.steps
-        loss = float(step(inputs, labels).loss)
-        if not math.isfinite(loss):
-            break
-        if step.steps > before:
-            on_step()
-            curve = Curve(rates=(*curve.rates, rate), losses=(*curve.losses, loss))
-            smoothed = curve.smoothed
-            if step.steps == steps or smoothed[-1] > _DIVERGED * smoothed.min():
+    with command_line.progress(steps, "step", "learning rates") as progress:
+        for inputs, labels in batches:
+            rate, before = step.rate, step.steps
+            loss = float(step(inputs, labels).loss)
+            if not math.isfinite(loss):
                 break
+            if step.steps > before:
+                progress.update(1)
+                curve = Curve(rates=(*curve.rates, rate), losses=(*curve.losses, loss))
+                smoothed = curve.smoothed
+                if step.steps == steps or smoothed[-1] > _DIVERGED * smoothed.min():
+                    break
     return curve
 
 

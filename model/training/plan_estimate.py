@@ -4,11 +4,9 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +60,7 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
         nonlocal started_s
         prepare = repeated_runs.prepare_head if is_comparison else train_run.prepare
         networks = prepare(config, records, directory)
-        started_s = started_s or age_s()
+        started_s = started_s or time.process_time()
         for network in networks:
             network.name = network.name or config.label * is_comparison
             estimates.extend(estimate_stages(network, records, least_s))
@@ -73,16 +71,6 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
         estimate(config)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
-
-
-def age_s() -> float:
-    """Return the age of this process in seconds; 0 where it is unknown."""
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2]
-        began_s = int(fields.split()[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
-    except (OSError, AttributeError):
-        return 0.0
 
 
 def estimate_stages(

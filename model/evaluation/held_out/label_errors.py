@@ -4,8 +4,6 @@ The probabilities must come from a network that was not trained on the photo. A 
 ends with those of all photos, in evaluation/doubts.csv and doubts.json of its folder.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,13 +100,9 @@ def write(directory: Path, doubts: Mapping[str, Any]) -> Path:
     `doubts` is a result of `figures`.
     """
     folder = file_system.make_inside(directory, "evaluation")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(_COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(doubts["photos"])
-    record = run_folder.RunFolder(directory=folder)
-    record.write_text(CSV_NAME, text.getvalue())
-    record.write_json(JSON_NAME, listed(doubts))
+    written = run_folder.RunFolder(directory=folder)
+    written.write_csv(CSV_NAME, [*_COLUMNS], doubts["photos"])
+    written.write_json(JSON_NAME, listed(doubts))
     return folder / CSV_NAME
 
 
