@@ -15,7 +15,7 @@ from typing import Any
 
 from model.evaluation.evaluation_settings import GATES, Config
 from pipeline.records import manifest
-from pipeline.system import command_line, config_flags, file_system
+from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 
@@ -79,21 +79,16 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
 
 
 def compare(config: Config) -> dict[str, Any]:
-    """Compare runs on the same photos; write figures and a picture, return the figures.
+    """Compare runs on the same photos; write and return the figures.
 
     A run that was trained on one of the photos is refused.
     """
     from model.evaluation.compare import run_comparison
-    from model.reports import comparison_picture
     from model.runs import finished_run
 
     runs = finished_run.read_several(config.run_dirs)
     figures, path = run_comparison.compare_runs(runs, config)
-    curves = [run.validation_curve() for run in runs.values()]
-    picture = path.with_suffix(".png")
-    with file_system.replacing(picture) as partial:
-        comparison_picture.draw(figures, curves, partial)
-    return figures | {"written": f"{path}, {picture}"}
+    return figures | {"written": str(path)}
 
 
 def main(typed: dict[str, Any]) -> None:

@@ -94,12 +94,6 @@ class FinishedRun:
             f"{best['validation_loss']:.4f}"
         )
 
-    def validation_curve(self) -> list[tuple[int, float]]:
-        """Return epochs with their validation accuracy; [] without metrics.jsonl."""
-        path = self.directory / "metrics.jsonl"
-        results = self.results() if path.exists() else []
-        return [(int(r["epoch"]), r["validation_accuracy"]) for r in results]
-
     @property
     def temperature(self) -> float:
         """Number above 0 that logits are divided by for calibrated probabilities."""

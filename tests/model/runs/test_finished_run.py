@@ -108,7 +108,7 @@ def test_a_damaged_or_missing_config_is_an_error(directory, text):
         ("photos.json", {"train": []}, finished_run.FinishedRun.seen_photos),
         ("photos.json", {"train": "abc"}, finished_run.FinishedRun.seen_photos),
         ("metrics.jsonl", {"epoch": 1}, finished_run.FinishedRun.best_epoch),
-        ("metrics.jsonl", {"epoch": True}, finished_run.FinishedRun.validation_curve),
+        ("metrics.jsonl", {"epoch": True}, finished_run.FinishedRun.results),
         *(
             ("metrics.jsonl", EPOCH | {"loss": loss}, finished_run.FinishedRun.results)
             for loss in ("much", None, 10**400)
@@ -192,14 +192,6 @@ def test_damaged_metrics_name_their_line(run, text):
         file.write(text)
     with pytest.raises(RunError, match=r"a/metrics\.jsonl line 2: damaged"):
         run.results()
-
-
-def test_the_validation_curve_pairs_epoch_and_accuracy(run):
-    record = RunFolder(directory=run.directory)
-    record.append_metrics(small_runs.epoch_result(2, validation_accuracy=0.75))
-    assert run.validation_curve() == [(1, 0.4), (2, 0.75)]
-    (run.directory / "metrics.jsonl").unlink()
-    assert run.validation_curve() == []
 
 
 def test_the_best_epoch_is_that_with_the_lowest_validation_loss(run):
