@@ -9,9 +9,12 @@ configurations that Keras 1 and 2 wrote.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import keras
+
+from model.checkpoints import errors
 from model.networks import architecture, head, layers
 
 _MAX_LAYERS, _MAX_DEPTH = 2_000, 8
@@ -25,7 +28,10 @@ _IS_OWN = {architecture.INPUT, architecture.NORMALISATION, head.FINAL_LAYER}
 _RESERVED = {*_IS_OWN, *_HEAD, "features"}
 RENAMED = "_in_file"  # ends the names of layers whose own name Graft needs
 _MODELS = ("Sequential", "Functional", "Model")
-Refuse = Callable[[str], Exception]
+
+
+class Refused(errors.MismatchedCheckpoint):
+    """A part that no network is rebuilt with; its message is the name of the part."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,29 +76,28 @@ class Graph:
     output: str  # layer
 
 
-def read(config: Any, refuse: Refuse) -> Graph:
-    """Read the JSON values of a configuration; `refuse` makes the error to raise."""
-    reader = _Reader(refuse)
-    output = reader.model(_object(config, refuse, "the model"), Output(""), depth=0)
+def read(config: Mapping[str, Any]) -> Graph:
+    """Read the JSON values of a configuration, or raise Refused."""
+    reader = _Reader()
+    output = reader.model(config, Output(""), depth=0)
     if reader.input_shape is None:
-        raise refuse("no input of an image, [batch, height, width, channels]")
+        raise Refused("no input of an image, [batch, height, width, channels]")
     if not output.layer:
-        raise refuse("no layers")
+        raise Refused("no layers")
     calls = tuple(reader.calls.values())
     return Graph(reader.name, reader.input_shape, calls, output.layer)
 
 
-def _object(value: Any, refuse: Refuse, what: str) -> Mapping[str, Any]:
+def _object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise refuse(f"{what} that is no JSON object")
+        raise Refused(f"{what} that is no JSON object")
     return value
 
 
 class _Reader:
     """Walks a configuration and gathers its calls."""
 
-    def __init__(self, refuse: Refuse) -> None:
-        self.refuse = refuse
+    def __init__(self) -> None:
         self.name = "model"
         self.input_shape: list[Any] | None = None
         self.calls: dict[str, Call] = {}
@@ -101,20 +106,20 @@ class _Reader:
     def model(self, model: Mapping[str, Any], source: Output, depth: int) -> Output:
         """Gather the calls of a model that is called on `source`; return its output."""
         if depth > _MAX_DEPTH:
-            raise self.refuse("models nested too deeply")
+            raise Refused("models nested too deeply")
         kind, config = model.get("class_name"), model.get("config")
         if kind == "Sequential" and isinstance(config, list):  # Keras 1 and 2
             config = {"layers": config}
         if kind not in _MODELS:
-            raise self.refuse(f"a model of class {str(kind)[:40]!r}")
-        config = _object(config, self.refuse, f"a {kind} model")
+            raise Refused(f"a model of class {str(kind)[:40]!r}")
+        config = _object(config, f"a {kind} model")
         name = config.get("name")
         if depth == 0 and isinstance(name, str) and _NAME.fullmatch(name):
             self.name = name
         parts = config.get("layers")
         if not isinstance(parts, list) or not 1 <= len(parts) <= _MAX_LAYERS:
-            raise self.refuse("no list of layers, or a very long one")
-        parts = [_object(part, self.refuse, "a layer") for part in parts]
+            raise Refused("no list of layers, or a very long one")
+        parts = [_object(part, "a layer") for part in parts]
         if kind == "Sequential":
             for part in parts:
                 source = self._call(part, (source,), {}, depth)
@@ -130,13 +135,13 @@ class _Reader:
     ) -> Output:
         named = {_name_of(part): part for part in parts}
         if len(named) < len(parts):
-            raise self.refuse("two layers of one name")
+            raise Refused("two layers of one name")
         inputs = [n for n, part in named.items() if part["class_name"] == "InputLayer"]
         if len(inputs) != 1:
-            raise self.refuse(f"{len(inputs)} inputs, expected one")
+            raise Refused(f"{len(inputs)} inputs, expected one")
         last = _outputs(_tensors(config.get("output_layers")))
         if len(last) != 1:
-            raise self.refuse("not exactly one output")
+            raise Refused("not exactly one output")
         calls: dict[str, tuple[Any, Any]] = {inputs[0]: ((), {})} | {
             name: self._arguments(part, name)
             for name, part in named.items()
@@ -153,9 +158,8 @@ class _Reader:
                 # The last of the layers that a head sits on is the deepest.
                 outputs[name] = outputs[sources[-1]]
                 continue
-            args, kwargs = (_replaced(part, outputs) for part in calls[name])
-            args = args or (source,)
-            outputs[name] = self._call(named[name], tuple(args), kwargs, depth)
+            args, kwargs = replaced(calls[name], outputs)
+            outputs[name] = self._call(named[name], args or (source,), kwargs, depth)
         return outputs[last[0].layer]
 
     def _in_order(self, calls: Mapping[str, Any], last: str) -> list[str]:
@@ -168,10 +172,10 @@ class _Reader:
             if state.get(name):
                 continue
             if name not in calls:
-                raise self.refuse(f"a layer that takes its input from {name[:60]!r}")
+                raise Refused(f"a layer that takes its input from {name[:60]!r}")
             missing = [o.layer for o in _outputs(calls[name]) if not state.get(o.layer)]
             if missing and name in state:
-                raise self.refuse(f"layer {name[:60]!r}, which needs its own output")
+                raise Refused(f"layer {name[:60]!r}, which needs its own output")
             state[name] = not missing
             if missing:
                 stack += [name, *missing]
@@ -185,7 +189,7 @@ class _Reader:
         """Return what a layer is called on, with an Output for each tensor."""
         calls = part.get("inbound_nodes")
         if not isinstance(calls, list) or len(calls) != 1:
-            raise self.refuse(f"layer {name[:60]!r}, which is not called exactly once")
+            raise Refused(f"layer {name[:60]!r}, which is not called exactly once")
         call = calls[0]
         if isinstance(call, dict):  # Keras 3
             args, kwargs = _tensors(call.get("args")), _tensors(call.get("kwargs"))
@@ -198,7 +202,7 @@ class _Reader:
             kwargs = _tensors(further[0]) if further else {}
         sources = _outputs([args, kwargs])
         if not isinstance(args, list) or not 1 <= len(sources) <= 64:
-            raise self.refuse(f"layer {name[:60]!r} with {len(sources)} inputs")
+            raise Refused(f"layer {name[:60]!r} with {len(sources)} inputs")
         return tuple(args), kwargs if isinstance(kwargs, dict) else {}
 
     def _call(
@@ -212,9 +216,9 @@ class _Reader:
         kind = part.get("class_name")
         if kind in _MODELS:
             if len(args) != 1 or not isinstance(args[0], Output):
-                raise self.refuse("an inner model of several inputs")
+                raise Refused("an inner model of several inputs")
             return self.model(part, args[0], depth + 1)
-        config = _object(part.get("config"), self.refuse, f"a {str(kind)[:40]} layer")
+        config = _object(part.get("config"), f"a {str(kind)[:40]} layer")
         for key in ("batch_shape", "batch_input_shape"):
             if self.input_shape is None and isinstance(config.get(key), list):
                 self.input_shape = config[key]
@@ -222,14 +226,14 @@ class _Reader:
             return args[0]
         name = _name_of(part)
         if not isinstance(kind, str) or not _NAME.fullmatch(name):
-            raise self.refuse(f"a layer named {name[:60]!r}")
+            raise Refused(f"a layer named {name[:60]!r}")
         is_taken = name in _RESERVED or _begins_head(name)
         if layers.group_of(name) or (is_taken and not self.is_own):
             name += RENAMED
         if name in self.calls:
-            raise self.refuse(f"two layers of the name {name!r}")
+            raise Refused(f"two layers of the name {name!r}")
         if len(self.calls) >= _MAX_LAYERS:
-            raise self.refuse(f"more than {_MAX_LAYERS:,} layers")
+            raise Refused(f"more than {_MAX_LAYERS:,} layers")
         module = part.get("module")
         is_operation = kind.endswith("OpLambda") or (
             isinstance(module, str) and module.startswith("keras.src.ops")
@@ -270,21 +274,11 @@ def _tensors(value: Any, depth: int = 0) -> Any:
 
 def _outputs(value: Any) -> list[Output]:
     """Return the Outputs in nested values."""
-    if isinstance(value, Output):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [output for item in value for output in _outputs(item)]
-    return []
+    return [item for item in keras.tree.flatten(value) if isinstance(item, Output)]
 
 
-def _replaced(value: Any, outputs: Mapping[str, Output]) -> Any:
-    """Return nested values with other Outputs."""
-    if isinstance(value, Output):
-        return outputs[value.layer]
-    if isinstance(value, dict):
-        return {key: _replaced(item, outputs) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replaced(item, outputs) for item in value]
-    return value
+def replaced(value: Any, outputs: Mapping[str, Any]) -> Any:
+    """Return nested values with what `outputs` has for the layer of each Output."""
+    return keras.tree.map_structure(
+        lambda item: outputs[item.layer] if isinstance(item, Output) else item, value
+    )

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras.src.applications.convnext import LayerScale  # a plain Keras loads it
 
-from model.networks.keras_models.config_graph import Call, Output
+from model.networks.keras_models.config_graph import Call, Output, Refused
 
 _MAX_SIZE = 1 << 16  # filters, units, pixels
 _MAX_NUMBERS = 1 << 10  # of a constant
@@ -26,11 +26,6 @@ _IMMATERIAL = re.compile(
     ".*(initializer|regularizer|constraint|shape)|name|trainable|dtype|seed|autocast|"
     "input_dim|input_dtype|sparse|ragged|init|weights|fused|mode|synchronized|"
     "quantization_config|lora_rank|build_config|.*_learning_phase"
-)
-_SIZES = (
-    *("filters", "units", "kernel_size", "strides", "pool_size", "groups", "size"),
-    *("dilation_rate", "depth_multiplier", "padding", "cropping", "height", "width"),
-    *("num_heads", "key_dim", "value_dim"),
 )
 _LAYERS = (
     *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense"),
@@ -55,33 +50,36 @@ _RENAMED = {
     "border_mode": "padding",
     "subsample": "strides",
     "bias": "use_bias",
+    "dim_ordering": "data_format",
     "output_dim": "units",
     "p": "rate",
 }
 # The operations that preprocessing leaves, by their names in Keras 3 and in TensorFlow.
-_OPERATIONS: Mapping[str, Callable[..., Any]] = {
+ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "Add": keras.ops.add,
     "Subtract": keras.ops.subtract,
     "Multiply": keras.ops.multiply,
     "TrueDivide": keras.ops.true_divide,
     "Divide": keras.ops.divide,
-    "Stack": keras.ops.stack,
-    "GetItem": lambda x, key: x[key],
-    "Cast": lambda x, **_: keras.ops.cast(x, "float32"),
-    "Pad": keras.ops.pad,
-    "Sqrt": keras.ops.sqrt,
-    "RGBToGrayscale": keras.ops.image.rgb_to_grayscale,
     "math.truediv": keras.ops.true_divide,
     "math.divide": keras.ops.true_divide,
     "math.subtract": keras.ops.subtract,
     "math.multiply": keras.ops.multiply,
     "math.add": keras.ops.add,
     "__operators__.add": keras.ops.add,
-    "__operators__.getitem": lambda x, slice_spec: x[tuple(slice_spec)],
     "nn.bias_add": keras.ops.add,
+}
+_OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    **ARITHMETIC,
+    "Stack": keras.ops.stack,
+    "GetItem": lambda x, key: x[key],
+    "Cast": lambda x, **_: keras.ops.cast(x, "float32"),
+    "Pad": keras.ops.pad,
+    "Sqrt": keras.ops.sqrt,
+    "RGBToGrayscale": keras.ops.image.rgb_to_grayscale,
+    "__operators__.getitem": lambda x, slice_spec: x[tuple(slice_spec)],
     "cast": lambda x, **_: keras.ops.cast(x, "float32"),
 }
-Refuse = Callable[[str], Exception]
 
 
 def is_training_only(call: Call) -> bool:
@@ -89,35 +87,32 @@ def is_training_only(call: Call) -> bool:
     return bool(_TRAINING_ONLY.fullmatch(call.kind))
 
 
-def make(call: Call, refuse: Refuse) -> Callable[..., Any]:
-    """Return an unbuilt Keras layer, or a function of keras.ops.
-
-    `refuse` makes the error for what is not on the allow-list.
-    """
+def make(call: Call) -> Callable[..., Any]:
+    """Return an unbuilt Keras layer, or a function of keras.ops."""
     if call.is_operation:
         name = call.config.get("function", call.kind)
         if name not in _OPERATIONS:
-            raise refuse(f"operation {str(name)[:60]!r}, named {call.name!r}")
+            raise Refused(f"operation {str(name)[:60]!r}, named {call.name!r}")
         return _OPERATIONS[name]
     kind = _OTHER_NAMES.get(call.kind, call.kind)
     if kind == "Normalization":
-        return _normalization(call, refuse)
+        return _normalization(call)
     if kind not in (*_LAYERS, "LayerScale"):
-        raise refuse(f"layer {call.name[:60]!r} of class {call.kind[:60]!r}")
+        raise Refused(f"layer {call.name[:60]!r} of class {call.kind[:60]!r}")
     layer = LayerScale if kind == "LayerScale" else getattr(keras.layers, kind)
-    return layer(**_arguments(call, layer, refuse), name=call.name)
+    return layer(**_arguments(call, layer), name=call.name)
 
 
-def call_arguments(call: Call, refuse: Refuse) -> tuple[list[Any], dict[str, Any]]:
+def call_arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:
     """Return what a layer is called on, each value checked; tensors stay Outputs."""
     kwargs = {
-        name: _plain(value, refuse, f"layer {call.name}, called with {name}")
+        name: _plain(value, f"layer {call.name}, called with {name}")
         for name, value in call.kwargs.items()
         if value is not None and value is not False
         if name not in ("training", "mask", "name", "dtype")
     }
     what = f"layer {call.name}, called on something"
-    args = [_plain(value, refuse, what) for value in call.args]
+    args = [_plain(value, what) for value in call.args]
     if call.is_operation:  # options of an operation stand in its configuration
         axis = call.config.get("axis")
         kwargs |= {"axis": axis} if type(axis) is int and abs(axis) <= 4 else {}
@@ -127,18 +122,18 @@ def call_arguments(call: Call, refuse: Refuse) -> tuple[list[Any], dict[str, Any
                 is_list = isinstance(value, list)
                 args.append(np.array(value, np.float32) if is_list else value)
         if (layout := kwargs.pop("data_format", "NHWC")) != "NHWC":
-            raise refuse(f"{what} of layout {_shown(layout)}")
+            raise Refused(f"{what} of layout {_shown(layout)}")
     return args, kwargs
 
 
-def _normalization(call: Call, refuse: Refuse) -> Any:
+def _normalization(call: Call) -> Any:
     """Return a layer that computes what Normalization does with its variables.
 
     Normalization has them only after `adapt`, so that they could not be restored.
     """
     axis, mean = call.config.get("axis", -1), call.config.get("mean")
     if axis not in (-1, 3, [-1], [3]) or call.config.get("invert"):
-        raise refuse(
+        raise Refused(
             f"layer {call.name} (Normalization) of an axis that is not the channels, "
             "or inverted"
         )
@@ -148,7 +143,7 @@ def _normalization(call: Call, refuse: Refuse) -> Any:
         )
     what = f"layer {call.name} (Normalization)"
     mean, variance = (
-        np.ravel(np.array(_plain(call.config.get(key), refuse, f"{what} with {key}")))
+        np.ravel(np.array(_plain(call.config.get(key), f"{what} with {key}")))
         for key in ("mean", "variance")
     )
     deviation = np.maximum(np.sqrt(variance), 1e-7)
@@ -157,7 +152,7 @@ def _normalization(call: Call, refuse: Refuse) -> Any:
     )
 
 
-def _arguments(call: Call, layer: Any, refuse: Refuse) -> dict[str, Any]:
+def _arguments(call: Call, layer: Any) -> dict[str, Any]:
     """Return the arguments of a layer's constructor that are given and matter."""
     what = f"layer {call.name} ({call.kind})"
     config = {_RENAMED.get(key, key): value for key, value in call.config.items()}
@@ -165,9 +160,9 @@ def _arguments(call: Call, layer: Any, refuse: Refuse) -> dict[str, Any]:
         config["kernel_size"] = [config.pop("nb_row"), config.pop("nb_col", None)]
     if call.kind == "LeakyReLU" and "alpha" in config:  # Keras 2
         config["negative_slope"] = config.pop("alpha")
-    for key, ours in (("data_format", "channels_last"), ("dim_ordering", "tf")):
-        if config.pop(key, None) not in (None, ours, "default"):
-            raise refuse(f"{what} with {key} = {_shown(call.config[key])}")
+    layout = config.pop("data_format", None)
+    if layout not in (None, "channels_last", "tf", "default"):
+        raise Refused(f"{what} with data_format = {_shown(layout)}")
     known = inspect.signature(layer.__init__).parameters
     arguments = {}
     for key, value in config.items():
@@ -177,52 +172,34 @@ def _arguments(call: Call, layer: Any, refuse: Refuse) -> dict[str, Any]:
         if key not in known:
             if value in (None, False, [], {}) or (key, value) == ("groups", 1):
                 continue
-            raise refuse(f"{what} with {key} = {_shown(value)}")
-        arguments[key] = _checked(key, value, refuse, f"{what} with {key}")
-    if "axis" in arguments and isinstance(arguments["axis"], list):
-        axes = arguments["axis"]
+            raise Refused(f"{what} with {key} = {_shown(value)}")
+        arguments[key] = _plain(value, f"{what} with {key}")
+        if "activation" in key and value is not None and value not in _ACTIVATIONS:
+            raise Refused(f"{what} with {key} = {_shown(value)}")
+    if isinstance(axes := arguments.get("axis"), list):
         arguments["axis"] = axes[0] if len(axes) == 1 else tuple(axes)
     return arguments
 
 
-def _checked(key: str, value: Any, refuse: Refuse, what: str) -> Any:
-    """Return the value of an argument, if a layer can be made with it."""
-    value = _plain(value, refuse, what)
-    if "activation" in key and value is not None and value not in _ACTIVATIONS:
-        raise refuse(f"{what} = {_shown(value)}")
-    least = 0 if key in ("padding", "cropping") else 1
-    for number in _flat(value) if key in _SIZES else ():
-        is_size = type(number) is int and number >= least
-        if not is_size and not (number is None or isinstance(number, str)):
-            raise refuse(f"{what} = {_shown(value)}")
-    return value
-
-
-def _plain(value: Any, refuse: Refuse, what: str) -> Any:
+def _plain(value: Any, what: str) -> Any:
     """Return a value that consists of numbers, short texts, lists and Outputs."""
     if isinstance(value, dict):
         config = value.get("config")
         if value.get("class_name") == "__ellipsis__":
             return ...
         if value.get("class_name") == "__tensor__" and isinstance(config, dict):
-            numbers = _plain(config.get("value"), refuse, what)
+            numbers = _plain(config.get("value"), what)
             return np.array(numbers, np.float32)
         if value.keys() == {"start", "stop", "step"}:
-            return slice(*(_plain(value[key], refuse, what) for key in value))
-    if isinstance(value, list | tuple) and len(_flat(value)) <= _MAX_NUMBERS:
-        return [_plain(item, refuse, what) for item in value]
+            return slice(*(_plain(value[key], what) for key in value))
+    is_list = isinstance(value, list | tuple)
+    if is_list and len(keras.tree.flatten(value)) <= _MAX_NUMBERS:
+        return [_plain(item, what) for item in value]
     is_short = isinstance(value, str) and len(value) <= 40 and value.isprintable()
     is_small = isinstance(value, int | float) and abs(value) <= _MAX_SIZE
     if value is None or is_short or is_small or isinstance(value, Output):
         return value
-    raise refuse(f"{what} = {_shown(value)}")
-
-
-def _flat(value: Any) -> list[Any]:
-    """Return the items of nested lists."""
-    if not isinstance(value, list | tuple):
-        return [value]
-    return [part for item in value for part in _flat(item)]
+    raise Refused(f"{what} = {_shown(value)}")
 
 
 def _shown(value: Any) -> str:

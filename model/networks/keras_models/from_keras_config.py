@@ -18,13 +18,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from model.checkpoints import errors, reading
+from model.checkpoints import checkpoint, errors, reading
 from model.networks import architecture, registry
 from model.networks.keras_models import config_graph, config_layers
-from model.networks.keras_models.config_graph import Call, Graph, Output
+from model.networks.keras_models.config_graph import Call, Graph, Refused
 from pipeline.batches.input_spec import MAX_SIDE_PX, InputSpec, as_tuples
 
-_TEXT_LIMIT = 16 << 20
 _MAX_PARAMETERS = 1_000_000_000
 _MAX_OUTPUT = 1 << 27  # numbers that a layer puts out, of one image
 # What Keras raises if layers, shapes and values do not fit.
@@ -38,11 +37,7 @@ _WITH_KERNEL = (
     *("Conv2D", "Convolution2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"),
     *("Conv2DTranspose", "BatchNormalization", "LayerNormalization"),
 )
-_ARITHMETIC = (
-    *("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "nn.bias_add"),
-    *("math.truediv", "math.divide", "math.subtract", "math.multiply", "math.add"),
-    "__operators__.add",
-)
+_PREPARING = ("Rescaling", "Normalization")
 # Layers that keep what their input says of each class.
 _KEEPING = (
     *("Flatten", "Reshape", "Dropout", "Activation", "Softmax", "Identity"),
@@ -65,30 +60,18 @@ def rebuild(text: str, where: str) -> architecture.Network:
             input is not an image.
         errors.CorruptCheckpoint: the text is not a configuration.
     """
-
-    def refuse(what: str) -> errors.MismatchedCheckpoint:
-        return errors.MismatchedCheckpoint(
-            f"{where}: its Keras configuration cannot be rebuilt: it has {what}."
-        )
-
-    if len(text) > _TEXT_LIMIT:
-        raise errors.CorruptCheckpoint(
-            f"{where}: its Keras configuration has {len(text):,} characters. Expected "
-            f"at most {_TEXT_LIMIT:,}."
-        )
+    config = checkpoint.parse_dict(text, where, "its Keras configuration")
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise errors.CorruptCheckpoint(
-            f"{where}: its Keras configuration is not JSON ({str(error)[:100]})."
-        ) from error
-    try:
-        return _as_network(config_graph.read(config, refuse), refuse)
+        return _as_network(config_graph.read(config))
+    except Refused as error:
+        what = str(error)
     except errors.CheckpointError:
         raise
     except _DOES_NOT_FIT as error:
-        why = " ".join(str(error).split())[:200]
-        raise refuse(f"parts that do not go together ({why})") from error
+        what = f"parts that do not go together ({' '.join(str(error).split())[:200]})"
+    raise errors.MismatchedCheckpoint(
+        f"{where}: its Keras configuration cannot be rebuilt: it has {what}."
+    )
 
 
 def is_file(arch: str) -> bool:
@@ -157,24 +140,24 @@ def _assumed_spec(size: int, scale: float) -> InputSpec:
     )
 
 
-def _as_network(graph: Graph, refuse: config_layers.Refuse) -> architecture.Network:
+def _as_network(graph: Graph) -> architecture.Network:
     """Find the final layer, the input and the positions of a head."""
-    side, prepares = _side(graph.input_shape, refuse), _prepares_pixels(graph)
+    side, prepares = _side(graph.input_shape), _prepares_pixels(graph)
     graph, ending = _end_in_logits(graph)
     network = architecture.Network(
         name=name_of(graph.name),
-        connect=functools.partial(_connect, graph, ending == "one logit", refuse),
+        connect=functools.partial(_connect, graph, ending == "one logit"),
         input_spec=_assumed_spec(side, 1.0 if prepares else 255.0),
         features=(),
         is_classifier=False,
     )
-    _check_sizes(network, refuse)
+    _check_sizes(network)
     shape = network.output_shape(network.input_spec, network.positions()[-1])
     if ending and len(shape) == 2 and shape[1] > 1:
         network = dataclasses.replace(network, num_classes=shape[1], is_classifier=True)
     places = network.head_positions()
     if not places:
-        raise refuse("a single layer, below which no head can sit")
+        raise Refused("a single layer, below which no head can sit")
     # By default a head sits below the first dense layer, whatever follows it.
     kinds = {call.name: call.kind for call in graph.calls}
     dense = (n for n, name in enumerate(places) if kinds.get(name) == "Dense")
@@ -183,26 +166,26 @@ def _as_network(graph: Graph, refuse: config_layers.Refuse) -> architecture.Netw
     return dataclasses.replace(network, features=tuple(features or places))
 
 
-def _side(shape: list[Any], refuse: config_layers.Refuse) -> int:
+def _side(shape: list[Any]) -> int:
     """Return the longer side of the input, in pixels."""
     if len(shape) != 4:
-        raise refuse("no input of an image, [batch, height, width, channels]")
+        raise Refused("no input of an image, [batch, height, width, channels]")
     height, width, channels = shape[1:]
     if channels not in (1, 3):
-        raise refuse(f"an input of {channels} channels, expected 3 (RGB) or 1 (grey)")
+        raise Refused(f"an input of {channels} channels, expected 3 (RGB) or 1 (grey)")
     if height is None and width is None:
         return 224
     for side in (height, width):
         if type(side) is not int or not 1 <= side <= MAX_SIDE_PX:
-            raise refuse(f"an input of {height} x {width} pixels")
+            raise Refused(f"an input of {height} x {width} pixels")
     return int(max(height, width))
 
 
 def _prepares_pixels(graph: Graph) -> bool:
     """Return whether the model rescales pixels before its first layer with a kernel."""
     for call in graph.calls:
-        operation = call.config.get("function", call.kind) if call.is_operation else ""
-        if operation in _ARITHMETIC or call.kind in ("Rescaling", "Normalization"):
+        function = call.config.get("function", call.kind) if call.is_operation else ""
+        if call.kind in _PREPARING or function in config_layers.ARITHMETIC:
             return True
         if call.kind in _WITH_KERNEL:
             break
@@ -254,13 +237,7 @@ def _activation(call: Call) -> str:
     return str(call.config.get("activation", default))
 
 
-def _connect(
-    graph: Graph,
-    has_one_logit: bool,
-    refuse: config_layers.Refuse,
-    image: Any,
-    num_classes: int,
-) -> Any:
+def _connect(graph: Graph, has_one_logit: bool, image: Any, num_classes: int) -> Any:
     """Connect the layers of a graph; its number of classes stays as it is."""
     del num_classes
     _, height, width, channels = graph.input_shape
@@ -269,19 +246,13 @@ def _connect(
     if channels == 1:
         image = keras.ops.image.rgb_to_grayscale(image)
     outputs = {"": image}
-
-    def resolve(value: Any) -> Any:
-        if isinstance(value, Output):
-            return outputs[value.layer]
-        return [*map(resolve, value)] if isinstance(value, list) else value
-
     for call in graph.calls:
-        args, kwargs = config_layers.call_arguments(call, refuse)
-        args, kwargs = resolve(args), {k: resolve(v) for k, v in kwargs.items()}
+        arguments = config_layers.call_arguments(call)
+        args, kwargs = config_graph.replaced(arguments, outputs)
         if config_layers.is_training_only(call):
             outputs[call.name] = args[0]
         else:
-            outputs[call.name] = config_layers.make(call, refuse)(*args, **kwargs)
+            outputs[call.name] = config_layers.make(call)(*args, **kwargs)
         if call.name == graph.output:
             break
     logits = outputs[graph.output]
@@ -293,19 +264,19 @@ def _connect(
     return logits
 
 
-def _check_sizes(network: architecture.Network, refuse: config_layers.Refuse) -> None:
+def _check_sizes(network: architecture.Network) -> None:
     """Refuse layers that put out too much, and networks that are too large."""
     for name, shape in network.layer_shapes().items():
-        numbers = math.prod(side or 1 for side in shape[1:])
-        if numbers > _MAX_OUTPUT:
-            raise refuse(f"layer {name}, with {numbers:,} numbers per image")
-        if numbers < 1 or 0 in shape[1:]:
-            raise refuse(f"layer {name}, whose output is empty")
+        sides = [side for side in shape[1:] if side is not None]
+        if min(sides, default=1) < 1:
+            raise Refused(f"layer {name}, whose output is empty")
+        if (numbers := math.prod(sides)) > _MAX_OUTPUT:
+            raise Refused(f"layer {name}, with {numbers:,} numbers per image")
     shapes = network.variable_shapes(network.input_spec)
     weights = [shape for layer in shapes.values() for shape in layer.values()]
     if not weights:
-        raise refuse("a model without weights")
+        raise Refused("a model without weights")
     if any(0 in shape for shape in weights):
-        raise refuse("an empty weight")
+        raise Refused("an empty weight")
     if (total := sum(map(math.prod, weights))) > _MAX_PARAMETERS:
-        raise refuse(f"{total:,} parameters")
+        raise Refused(f"{total:,} parameters")

@@ -263,7 +263,6 @@ def renamed(name):
         (conv("activation", {"class_name": "function"}), "with activation = "),
         (conv("activation", "evil"), 'activation = "evil"'),
         (conv("filters", 10**9), "filters = 1000000000"),
-        (conv("filters", True), "filters = true"),
         (conv("kernel_size", [0, 1]), "kernel_size"),
         (conv("batch_input_shape", [None, 32, 32, 4]), "4 channels, expected 3"),
         (conv("batch_input_shape", [None, 32, 9999, 3]), "32 x 9999 pixels"),
@@ -272,7 +271,7 @@ def renamed(name):
         (renamed("a/b"), "named 'a/b'"),
         (changed(KERAS_2, "config", []), "no list of layers"),
         (changed(KERAS_2, "config", KERAS_2["config"][2:]), "no input"),
-        (changed(KERAS_1, "config", 0, "config", "dim_ordering", "th"), "dim_ordering"),
+        (changed(KERAS_1, "config", 0, "config", "dim_ordering", "th"), "data_format"),
         (
             changed(KERAS_2_FUNCTIONAL, "config", "output_layers", []),
             "not exactly one output",
