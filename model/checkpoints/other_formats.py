@@ -1,27 +1,24 @@
-"""Describe files that Graft does not read as weights, and what to do with them.
-
-Sources of the formats without a signature: onnx/onnx.proto, tensorflow/core/framework/
-graph.proto, tensorflow/core/protobuf/saved_model.proto.
-"""
+"""Describe files that Graft does not read as weights, and what to do with them."""
 
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.checkpoints import errors
-from model.checkpoints.protobuf_fields import BYTES, VARINT, Field, Wire
-
 _BEGINNING, _MAX_JSON_BYTES = 1 << 16, 16 << 20
 _KERAS = "Pass the Keras or PyTorch model that it was made from."
 _ARCHIVE = "an archive. Unpack it and pass the weight file or folder in it."
-_ONNX = f"an ONNX file, made to run a network and not to train it. {_KERAS}"
 _SIGNATURES = {  # regular expressions for the beginning of a file, ignoring case
     rb"[\xef\xbb\xbf\s]*<(!doctype html|html|head|\?xml)": "a web page. The address "
     "may need a login, or leads to a page about the file: download the file itself.",
     rb"....TFL3": f"a TensorFlow Lite file, made for phones. {_KERAS}",
     rb"GGUF": "a GGUF file, a language model.",
     rb"\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|BZh|.{257}ustar": _ARCHIVE,
+}
+_ENDINGS = {  # of the names of files without a signature
+    ".onnx": f"an ONNX file, made to run a network and not to train it. {_KERAS}",
+    ".pb": "a graph of TensorFlow (a SavedModel or a frozen graph) without a folder of "
+    f"variables. {_KERAS}",
 }
 TORCHSCRIPT = (
     "TorchScript, a program with its weights. Save the weights alone in PyTorch: "
@@ -44,7 +41,7 @@ def describe(path: Path) -> str:
             return text
     if start.lstrip().startswith(b"{") and path.stat().st_size <= _MAX_JSON_BYTES:
         return _describe_json(path.read_bytes())
-    return _describe_protobuf(Wire(start, str(path)), path.stat().st_size)
+    return _ENDINGS.get(path.suffix.lower(), "")
 
 
 def describe_tensors(names: Iterable[str]) -> str:
@@ -66,29 +63,4 @@ def _describe_json(data: bytes) -> str:
             "the configuration of a Keras network, without weights. Pass the file of "
             "its weights as --ckpt, and this one as --arch."
         )
-    return ""
-
-
-def _describe_protobuf(wire: Wire, size: int) -> str:
-    """Recognise a message by its first fields: numbers, kinds, what is in them."""
-    fields: list[Field] = []
-    try:
-        at = 0
-        # A number takes 10 bytes at most, and a field begins with two.
-        while at < min(size, len(wire.data) - 20) and len(fields) < 20:
-            fields.append(wire.field(at, size))
-            at = fields[-1].end
-        kinds = [(field.number, field.kind) for field in fields]
-        if kinds[:2] == [(1, VARINT), (2, BYTES)] and {n for n, _ in kinds} == {1, 2}:
-            return f"a SavedModel without its folder of variables. {_KERAS}"
-        if kinds[:1] == [(1, VARINT)] and (7, BYTES) in kinds:
-            return _ONNX
-        if kinds[:1] == [(1, BYTES)] and len(wire.data) > fields[0].end:
-            node = [(field.number, field.kind) for field in wire.fields(fields[0])]
-            if node[:2] == [(1, BYTES), (2, BYTES)]:
-                return (
-                    f"a graph of TensorFlow 1 with its weights frozen in it. {_KERAS}"
-                )
-    except errors.CorruptCheckpoint:
-        pass
     return ""

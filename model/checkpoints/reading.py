@@ -21,9 +21,8 @@ from pipeline.sources.lists import label_files
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
-# The format's own limit (safetensors' README), and what 100,000 tensors need of it.
-_HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
 _MAX_TENSORS = 100_000
+_MAX_HEADER_BYTES = 16 << 20  # of safetensors, which as many tensors need
 # Entries that make a folder one model: those that Teachable Machine writes, with the
 # class names in LABELS beside them, or those of an unpacked .keras file of Keras 3.
 _KERAS_2_FILE, _SAVED_MODEL = "keras_model.h5", "model.savedmodel"
@@ -49,10 +48,9 @@ def read(path: Path, *, keras_config: str = "") -> Checkpoint:
     Raises:
         errors.CheckpointError: the file is missing, unknown, damaged or unsafe.
     """
-    if path.is_file() and path.name in saved_model_folder.NAMES:
-        path = (
-            path.parent if (path.parent / saved_model_folder.GRAPH).is_file() else path
-        )
+    has_graph = (path.parent / saved_model_folder.GRAPH).is_file()
+    if path.is_file() and path.name in saved_model_folder.NAMES and has_graph:
+        path = path.parent
     inside = next((path / n for n in _IN_FOLDER if (path / n).exists()), path)
     checkpoint = _read(inside, keras_config)
     if len(checkpoint.tensors) > _MAX_TENSORS:
@@ -91,14 +89,14 @@ def read_keras_config(path: Path) -> str:
 
 def _read_class_names(path: Path) -> dict[str, str]:
     """Return the class names beside a model as metadata; nothing if there are none."""
+    if not path.is_file() or path.stat().st_size > _MAX_LABELS_BYTES:
+        return {}
     try:
-        if path.is_file() and path.stat().st_size <= _MAX_LABELS_BYTES:
-            return {
-                "class_names": "\n".join(label_files.read(path, is_quiet=True).names)
-            }
+        names = label_files.read(path, is_quiet=True).names
     except DataError as error:
         command_line.note(f"class names are not read, because {error}")
-    return {}
+        return {}
+    return {"class_names": "\n".join(names)}
 
 
 def _read(path: Path, keras_config: str) -> Checkpoint:
@@ -130,7 +128,7 @@ def _read_file(path: Path, keras_config: str) -> Checkpoint:
     for signature, reader in readers.items():
         if start.startswith(signature):
             return reader(path)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT:
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER_BYTES:
         return _read_safetensors(path)
     if start[:1] == b"\x80":
         return _read_pickle(path)
@@ -198,12 +196,6 @@ def _read_pickle(path: Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
-    with path.open("rb") as start:
-        length = int.from_bytes(start.read(8), "little")
-    if _MAX_HEADER_BYTES < length <= path.stat().st_size:
-        raise errors.CorruptCheckpoint(
-            f"{path}: a header of {length:,} bytes, more than any network needs"
-        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             # The library returns metadata in a random order.

@@ -1,4 +1,4 @@
-"""AlexNet in its two single-tower forms, from a normalised image to logits.
+"""AlexNet in two single-tower forms, and as Caffe trained it, in two groups.
 
 Layer names are those of the papers. The output of a layer is after its ReLU.
 """
@@ -7,7 +7,15 @@ from typing import Any
 
 import keras
 
-from model.networks.layers import conv, dense, dropout, max_pool
+from model.networks.layers import (
+    caffe_pool,
+    conv,
+    dense,
+    dropout,
+    grouped_conv,
+    local_response_norm,
+    max_pool,
+)
 from pipeline.batches.input_spec import InputSpec
 
 # Source: TensorFlow's 2018 AlexNet tutorials for Flowers, after the means of VGG
@@ -25,6 +33,15 @@ ALEXNET_OWT_INPUT = InputSpec(
     source="torchvision",
 )
 
+# Source: Caffe's ilsvrc_2012_mean.npy, mean over all pixels (as in its notebook 00).
+CAFFE_INPUT = InputSpec(
+    size_px=227,
+    short_side_px=256,
+    resize="squash",
+    mean=(122.67891434, 116.66876762, 104.00698793),
+    source="Caffe: squashed to 256, crop 227, mean colour of ImageNet",
+)
+
 
 def alexnet(image: Any, num_classes: int) -> Any:
     """Connect the AlexNet of 2012 for one GPU: no groups and, as usual in 2018, no LRN.
@@ -40,12 +57,7 @@ def alexnet(image: Any, num_classes: int) -> Any:
     x = conv(384, 3, name="conv4")(x)
     x = conv(256, 3, name="conv5")(x)
     x = max_pool(3, 2, name="pool5")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
-    x = dense(4096, name="fc6")(x)
-    x = dropout(0.5, name="drop6")(x)
-    x = dense(4096, name="fc7")(x)
-    x = dropout(0.5, name="drop7")(x)
-    return dense(num_classes, activation=None, name="fc8")(x)
+    return _dense_layers(x, num_classes)
 
 
 def alexnet_owt(image: Any, num_classes: int) -> Any:
@@ -68,4 +80,51 @@ def alexnet_owt(image: Any, num_classes: int) -> Any:
     x = dense(4096, name="fc6")(x)
     x = dropout(0.5, name="drop7")(x)
     x = dense(4096, name="fc7")(x)
+    return dense(num_classes, activation=None, name="fc8")(x)
+
+
+def bvlc_alexnet(image: Any, num_classes: int) -> Any:
+    """Connect the AlexNet of 2012: normalisation, then pooling.
+
+    In groups as on two GPUs; source: caffe/models/bvlc_alexnet/train_val.prototxt.
+    """
+    x = conv(96, 11, 4, padding="valid", name="conv1")(image)
+    x = local_response_norm(x, name="norm1")
+    x = caffe_pool(x, name="pool1")
+    x = grouped_conv(x, 256, 5, groups=2, name="conv2")
+    x = local_response_norm(x, name="norm2")
+    x = caffe_pool(x, name="pool2")
+    return _from_conv3(x, num_classes)
+
+
+def caffenet(image: Any, num_classes: int) -> Any:
+    """Connect CaffeNet: pooling, then normalisation; its weights have the same shapes.
+
+    Source: caffe/models/bvlc_reference_caffenet/train_val.prototxt.
+    """
+    x = conv(96, 11, 4, padding="valid", name="conv1")(image)
+    x = caffe_pool(x, name="pool1")
+    x = local_response_norm(x, name="norm1")
+    x = grouped_conv(x, 256, 5, groups=2, name="conv2")
+    x = caffe_pool(x, name="pool2")
+    x = local_response_norm(x, name="norm2")
+    return _from_conv3(x, num_classes)
+
+
+def _from_conv3(x: Any, num_classes: int) -> Any:
+    """Connect the layers from conv3 to the logits."""
+    x = conv(384, 3, name="conv3")(x)
+    x = grouped_conv(x, 384, 3, groups=2, name="conv4")
+    x = grouped_conv(x, 256, 3, groups=2, name="conv5")
+    x = caffe_pool(x, name="pool5")
+    return _dense_layers(x, num_classes)
+
+
+def _dense_layers(x: Any, num_classes: int) -> Any:
+    """Connect three dense layers, with dropout after the first two."""
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dense(4096, name="fc6")(x)
+    x = dropout(0.5, name="drop6")(x)
+    x = dense(4096, name="fc7")(x)
+    x = dropout(0.5, name="drop7")(x)
     return dense(num_classes, activation=None, name="fc8")(x)

@@ -4,7 +4,7 @@ import difflib
 from typing import Any
 
 from model.checkpoints import errors
-from model.networks import alexnet, applications, caffenet, cifar, vgg16
+from model.networks import alexnet, applications, cifar, vgg16
 from model.networks.architecture import Network
 from model.networks.pytorch_models import convnext, dinov2, inverted_residuals, resnet
 from pipeline.batches.input_spec import InputSpec
@@ -37,8 +37,8 @@ NETWORKS = {
             _ALEXNET_FEATURES,
             combined_features=("conv3", "conv4", "pool5"),
         ),
-        _network(caffenet.bvlc_alexnet, caffenet.CAFFE_INPUT, _ALEXNET_FEATURES),
-        _network(caffenet.caffenet, caffenet.CAFFE_INPUT, _ALEXNET_FEATURES),
+        _network(alexnet.bvlc_alexnet, alexnet.CAFFE_INPUT, _ALEXNET_FEATURES),
+        _network(alexnet.caffenet, alexnet.CAFFE_INPUT, _ALEXNET_FEATURES),
         _network(
             vgg16.vgg16,
             vgg16.VGG16_INPUT,

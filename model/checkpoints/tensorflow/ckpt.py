@@ -13,7 +13,7 @@ import numpy as np
 
 from model.checkpoints import errors, protobuf_fields
 from model.checkpoints.checkpoint import Checkpoint
-from model.checkpoints.tensorflow import bundle_index, leveldb, object_graph
+from model.checkpoints.tensorflow import bundle_index, object_graph
 from pipeline.records import tfrecord
 from pipeline.system import file_system
 
@@ -205,12 +205,14 @@ def _names(
     if entry is None or entry.dtype != bundle_index.STRING or entry.shape:
         return {}
     if entry.size > _MAX_GRAPH_BYTES:
-        raise leveldb.unreadable(prefix, f"an object graph of {entry.size:,} bytes")
+        raise bundle_index.unreadable(
+            prefix, f"an object graph of {entry.size:,} bytes"
+        )
     where = f"{prefix}: {_OBJECT_GRAPH}"
     data = _read_bytes(entry, files, where)
     # One string: its length, a checksum of the lengths, its bytes.
     length, at = protobuf_fields.Wire(data, where).varint(0, len(data))
     graph = protobuf_fields.Wire(data[at + 4 :], where)
     if length != len(graph.data):
-        raise leveldb.unreadable(prefix, "an object graph of another length")
+        raise bundle_index.unreadable(prefix, "an object graph of another length")
     return object_graph.variable_names(graph, layers)

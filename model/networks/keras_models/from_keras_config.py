@@ -65,9 +65,7 @@ def rebuild(text: str, where: str) -> architecture.Network:
         return _as_network(config_graph.read(config))
     except Refused as error:
         what = str(error)
-    except errors.CheckpointError:
-        raise
-    except _DOES_NOT_FIT as error:
+    except (errors.CheckpointError, *_DOES_NOT_FIT) as error:
         what = f"parts that do not go together ({' '.join(str(error).split())[:200]})"
     raise errors.MismatchedCheckpoint(
         f"{where}: its Keras configuration cannot be rebuilt: it has {what}."

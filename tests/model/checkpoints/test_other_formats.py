@@ -9,9 +9,6 @@ import pytest
 
 from model.checkpoints import errors, other_formats, reading
 from tests.support import cases
-from tests.support.weights.protobuf import message, number, text
-
-GRAPH_NODE = message(1, text(1, "input") + text(2, "Placeholder"))
 
 
 def zip_of(*names):
@@ -26,15 +23,7 @@ def zip_of(*names):
     "data, message",
     {
         "web page": (b"\n<!DOCTYPE html><html>", "is a web page.*download the file"),
-        "ONNX": (
-            number(1, 8) + text(2, "pytorch") + message(7, bytes(100)),
-            "is an ONNX file",
-        ),
-        "frozen graph": (GRAPH_NODE * 30, "is a graph of TensorFlow 1"),
-        "SavedModel alone": (
-            number(1, 1) + message(2, bytes(100)),
-            "SavedModel without its folder",
-        ),
+        "TensorFlow's graph": (b"\n\x05\n\x03abc", "SavedModel or a frozen graph"),
         "TensorFlow Lite": (b"\x1c\0\0\0TFL3" + bytes(100), "TensorFlow Lite"),
         "TensorFlow.js": (
             json.dumps({"modelTopology": {}, "weightsManifest": []}).encode(),
@@ -55,6 +44,12 @@ def test_a_file_is_called_what_it_is(tmp_path, data, message):
     (tmp_path / "w.pb").write_bytes(data)
     with pytest.raises(errors.UnknownFormat, match=rf"w\.pb: .*{message}"):
         reading.read(tmp_path / "w.pb")
+
+
+def test_onnx_is_known_by_its_name(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    with pytest.raises(errors.UnknownFormat, match=r"model\.onnx: is an ONNX file"):
+        reading.read(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("data", [b"{}", b"{" * 9000, b"\x08", b"\x0a\xff", b"[1]"])

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model.checkpoints import errors, reading
-from model.checkpoints.tensorflow import ckpt, leveldb
+from model.checkpoints.tensorflow import bundle_index, ckpt
 from pipeline.records import tfrecord
 from pipeline.system.errors import DataError
 from tests.support import cases, files
@@ -309,7 +309,7 @@ class TestDamaged:
         handle = varint(0) + varint(len(first) - 5)
         second = block([(0, b"z", handle)])
         footer = bytes(2) + varint(len(first)) + varint(len(second) - 5)
-        data = first + second + footer.ljust(40, b"\0") + leveldb.MAGIC
+        data = first + second + footer.ljust(40, b"\0") + bundle_index.MAGIC
         index_file(prefix).write_bytes(data)
 
     @pytest.mark.parametrize("length", [5000, 4096])
