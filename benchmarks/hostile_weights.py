@@ -105,7 +105,7 @@ def read_from_stdin() -> None:
         try:
             checkpoint = reading.read(path)
         except errors.UnknownFormat:  # a mean image or a text file holds no weights
-            if not (text := inspect.report_other(path)):
+            if not (text := inspect.report_mean(path)):
                 raise
             return text
         inspect.report(path, checkpoint)

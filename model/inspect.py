@@ -19,12 +19,9 @@ import numpy as np
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import mean_file
 from model.checkpoints.checkpoint import Checkpoint
-from pipeline.sources.lists import label_files
 from pipeline.system import command_line, config_flags
-from pipeline.system.errors import DataError
 
 _BFLOAT16 = ml_dtypes.bfloat16
-_TEXT_LIMIT_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +30,8 @@ class Config:
 
     file: str = config_flags.argument(
         "FILE",
-        "Weight file, TensorFlow checkpoint, mean file, list of class names, or a "
-        "name of weights, which are downloaded once.",
+        "Weight file, TensorFlow checkpoint, mean file, or a name of weights, which "
+        "are downloaded once.",
     )
 
 
@@ -108,14 +105,12 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
     return num_restored / num_variables, line
 
 
-def report_other(path: Path) -> str:
-    """Return what a mean image or a list of class names holds; "" for other files."""
-    if not path.is_file():
-        return ""
+def report_mean(path: Path) -> str:
+    """Return what a mean image holds; "" for other files."""
     try:
         values = mean_file.read(path)
     except errors.CheckpointError:
-        return _report_text(path)
+        return ""
     size = " x ".join(map(str, values.shape[:-1])) or "one value"
     levels = ", ".join(
         f"{level:.4g}" for level in values.reshape(-1, 3).mean(axis=0, dtype=np.float64)
@@ -125,25 +120,6 @@ def report_other(path: Path) -> str:
         f"mean of each channel, in the file's order: {levels}\n"
         "It holds no weights. Pass it to --mean, with weights that have the same "
         "channel order."
-    )
-
-
-def _report_text(path: Path) -> str:
-    if path.stat().st_size > _TEXT_LIMIT_BYTES:
-        return ""
-    try:
-        labels = label_files.read(path)
-    except DataError:
-        return ""
-    if not "".join(labels.names).replace("\t", " ").isprintable():
-        return ""
-    return "\n".join(
-        (
-            f"{path}",
-            f"format: text, which gives {len(labels.names):,} class names, the first:",
-            *(f"  {_short(name)}" for name in labels.names[:3]),
-            "It holds no weights. A list of class names can be passed to --labels.",
-        )
     )
 
 
@@ -177,7 +153,7 @@ def main(typed: dict[str, Any]) -> None:
     try:
         checkpoint = reading.read(path)
     except errors.UnknownFormat:
-        if not (other := report_other(path)):
+        if not (other := report_mean(path)):
             raise
         command_line.say(other)
         return

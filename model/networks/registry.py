@@ -1,6 +1,5 @@
 """List the networks that Graft knows, by name."""
 
-import difflib
 from typing import Any
 
 from model.checkpoints import errors
@@ -8,6 +7,7 @@ from model.networks import alexnet, applications, cifar, vgg16
 from model.networks.architecture import Network
 from model.networks.pytorch_models import convnext, dinov2, inverted_residuals, resnet
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system import config_flags
 
 _ALEXNET_FEATURES = ("pool5", "fc6", "fc7")
 _CIFAR_FEATURES = ("pool_1", "pool_2", "dense_1")
@@ -91,10 +91,8 @@ NETWORKS = {
 def by_name(name: str) -> Network:
     """Return the network of that name, or raise MismatchedCheckpoint."""
     if name not in NETWORKS:
-        close = difflib.get_close_matches(name, NETWORKS)
-        names = f"Expected one of {', '.join(NETWORKS)}."
-        advice = f"Did you mean {' or '.join(close)}?" if close else names
+        expected = config_flags.suggestion(name, NETWORKS)
         raise errors.MismatchedCheckpoint(
-            f"--arch={name}: no network has this name. {advice}"
+            f"--arch={name}: no network has this name. Expected {expected}."
         )
     return NETWORKS[name]

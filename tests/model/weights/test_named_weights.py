@@ -387,15 +387,12 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("ckpt", "message"),
         [
-            (
-                "resnet5",
-                r"Did you mean resnet50 or resnet50v2 or resnet34\? It may also",
-            ),
-            ("AlexNet_conv", r"Did you mean alexnet_conv"),
-            ("None", r"Did you mean none\?"),
-            ("yolo", "Names are alexnet, alexnet_conv, "),
-            ("weights/model.pth", "Names are alexnet, alexnet_conv, "),
-            ("x" * 100, "Names are alexnet, alexnet_conv, "),
+            ("resnet5", r".* or one of alexnet, .* did you mean resnet50\?"),
+            ("AlexNet_conv", r".* did you mean alexnet_conv\?"),
+            ("None", r".* did you mean none\?"),
+            ("yolo", ".* or one of alexnet, alexnet_conv, "),
+            ("weights/model.pth", ".* or one of alexnet, alexnet_conv, "),
+            ("x" * 100, ".* or one of alexnet, alexnet_conv, "),
         ],
     )
     def test_what_is_neither_file_nor_name_is_refused(self, cache, ckpt, message):

@@ -10,10 +10,9 @@ import pytest
 from keras import layers
 
 from model.checkpoints import errors
-from model.networks import architecture, head, registry
+from model.networks import head
 from model.networks.keras_models import from_keras_config
 from model.weights import model_variables
-from pipeline.batches.input_spec import InputSpec, as_tuples
 
 
 def sequential():
@@ -344,36 +343,6 @@ def test_random_values_are_rebuilt_or_refused(config, seed):
         assert network.variable_shapes(network.input_spec)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"resize": "squash", "scale": 255.0, "mean": (0.4, 0.5, 0.6)},
-        {"mean_image": as_tuples(np.full((32, 32, 3), (90.5, 120, 99)).tolist())},
-    ],
-    ids=["mean", "mean image"],
-)
-def test_a_model_that_a_run_saved_states_its_network_and_preprocessing(values):
-    network = registry.NETWORKS["cifar10_quick"]
-    sides = {"size_px": 32, "short_side_px": 32}
-    spec = InputSpec(**sides, **values, std=(0.1, 0.2, 0.3), source="x")
-    base = network.build(spec, last="pool3")
-    model = keras.Model(base.input, base.output, name=network.name)
-    name, stated = from_keras_config.read_run_model(model.to_json())
-    assert (name, stated.resize) == ("cifar10_quick", "squash")
-    image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("f4")
-    np.testing.assert_allclose(
-        architecture.normalisation(stated)(image),
-        architecture.normalisation(spec)(image),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(KERAS_2), "[" * 10**5])
-def test_other_texts_are_no_model_that_a_run_saved(text):
-    assert from_keras_config.read_run_model(text) is None
-
-
 @pytest.mark.parametrize("make", [sequential, branches])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize(
@@ -392,11 +361,9 @@ def test_a_model_that_a_run_saved_is_rebuilt_without_its_head(make, share, on, p
     for layer in head.make_layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))
-    network = from_keras_config.rebuild(whole.to_json(), "file")
+    network = from_keras_config.rebuild(whole.to_json(), "file", is_run=True)
     assert network.name == base.name
     assert not network.is_classifier
-    name, spec = from_keras_config.read_run_model(whole.to_json())
-    assert (name, spec.size_px, spec.resize) == (base.name, 12, "squash")
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
     again = network.build(spec, last=network.positions()[-1])
     values = {
