@@ -16,8 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import errors, reading
-from model.checkpoints.caffe import mean_file
+from model.checkpoints import caffemodel, errors, reading
 from model.checkpoints.checkpoint import Checkpoint
 from pipeline.system import command_line, config_flags
 
@@ -108,7 +107,7 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
 def report_mean(path: Path) -> str:
     """Return what a mean image holds; "" for other files."""
     try:
-        values = mean_file.read(path)
+        values = caffemodel.read_mean(path)
     except errors.CheckpointError:
         return ""
     size = " x ".join(map(str, values.shape[:-1])) or "one value"

@@ -11,8 +11,7 @@ from pathlib import Path
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import archive, bounds, errors, npy, other_formats
-from model.checkpoints.caffe import caffemodel
+from model.checkpoints import archive, bounds, caffemodel, errors, npy, other_formats
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
 from model.checkpoints.pickles import pth, unpickle

@@ -118,14 +118,14 @@ class Overrides:
         """Return the mean in units of pixels / scale; files have it in 0..255."""
         import numpy as np
 
-        from model.checkpoints.caffe import mean_file
+        from model.checkpoints import caffemodel
 
         path = Path(self.mean)
         if not path.exists():
             if path.suffix in (".binaryproto", ".npy"):
                 raise errors.MissingCheckpoint(f"--mean={path}: no such file.")
             return {"mean": _three_numbers("mean", self.mean)}
-        mean = mean_file.read(path) / np.float32(scale)
+        mean = caffemodel.read_mean(path) / np.float32(scale)
         if bgr:
             mean = mean[..., ::-1]
         if mean.ndim == 1:

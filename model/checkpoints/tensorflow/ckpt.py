@@ -1,19 +1,24 @@
 """Read TensorFlow checkpoints (.index and .data files) as {variable name: array}.
 
 TensorFlow's own reader ends the process at some damaged indices, so it is not used.
-The data files are the numbers, one tensor after another.
+The data files are the numbers, one tensor after another. A TF2 checkpoint also holds
+the graph of its objects, which says what its variables are called.
+
+Source of the graph: tensorflow/core/protobuf/trackable_object_graph.proto.
 """
 
 import collections
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from model.checkpoints import errors, protobuf_fields
+from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
-from model.checkpoints.tensorflow import bundle_index, object_graph
+from model.checkpoints.protobuf_fields import BYTES, Wire
+from model.checkpoints.tensorflow import bundle_index
 from pipeline.records import tfrecord
 from pipeline.system import file_system
 
@@ -33,9 +38,15 @@ IN_PARTS = " (a variable in parts)"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _MAX_GRAPH_BYTES = 64 << 20  # no model has a graph as large
+# Numbers of fields: of the graph, of a node, of its children and of its attributes.
+_NODES, _CHILDREN, _ATTRIBUTES = 1, 1, 2
+_NODE_ID, _LOCAL_NAME, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
 _ENDING = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
+
+LayerPaths = Mapping[tuple[str, ...], str]  # {attributes from the root on: layer}
+NO_LAYERS: LayerPaths = {}
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -73,13 +84,11 @@ def _newest(folder: Path) -> Path | None:
     return folder / names.pop() if len(names) == 1 else None
 
 
-def read(
-    prefix: Path, *, layers: object_graph.LayerPaths = object_graph.NO_LAYERS
-) -> Checkpoint:
+def read(prefix: Path, *, layers: LayerPaths = NO_LAYERS) -> Checkpoint:
     """Read a checkpoint of TF1 or TF2.
 
-    `layers` help object_graph to name the variables of a TF2 checkpoint. Optimizer
-    slots, counters, strings and parts of variables are not read as weights.
+    `layers` help to name the variables of a TF2 checkpoint. Optimizer slots, counters,
+    strings and parts of variables are not read as weights.
     """
     index = _index(prefix)
     if not index.exists():
@@ -199,7 +208,7 @@ def _names(
     entry: bundle_index.Entry | None,
     files: Sequence[Path],
     prefix: Path,
-    layers: object_graph.LayerPaths,
+    layers: LayerPaths,
 ) -> dict[str, str]:
     """Return {checkpoint key: name} of a TF2 checkpoint's object graph."""
     if entry is None or entry.dtype != bundle_index.STRING or entry.shape:
@@ -211,8 +220,59 @@ def _names(
     where = f"{prefix}: {_OBJECT_GRAPH}"
     data = _read_bytes(entry, files, where)
     # One string: its length, a checksum of the lengths, its bytes.
-    length, at = protobuf_fields.Wire(data, where).varint(0, len(data))
-    graph = protobuf_fields.Wire(data[at + 4 :], where)
+    length, at = Wire(data, where).varint(0, len(data))
+    graph = Wire(data[at + 4 :], where)
     if length != len(graph.data):
         raise bundle_index.unreadable(prefix, "an object graph of another length")
-    return object_graph.variable_names(graph, layers)
+    return _variable_names(graph, layers)
+
+
+class _Node(NamedTuple):
+    """An object; `key` and `full_name` are those of a variable, or ""."""
+
+    children: dict[str, int]  # {attribute: index of the node}
+    key: str
+    full_name: str
+
+
+def _variable_names(graph: Wire, layers: LayerPaths) -> dict[str, str]:
+    """Return {checkpoint key: name} of the variables in a TrackableObjectGraph.
+
+    A variable of one of `layers` is called "layer/attribute". Others are called by the
+    last two parts of their full name in the graph: layer and variable.
+    """
+    nodes = list(_nodes(graph))
+    names = {
+        node.key: "/".join(node.full_name.split("/")[-2:])
+        for node in nodes
+        if node.key and node.full_name
+    }
+    nothing = _Node({}, "", "")
+    by_index = dict(enumerate(nodes))
+    for path, layer in layers.items():
+        node = by_index.get(0, nothing)
+        for attribute in path:
+            node = by_index.get(node.children.get(attribute, -1), nothing)
+        for attribute, index in node.children.items():
+            if key := by_index.get(index, nothing).key:
+                names[key] = f"{layer}/{attribute}"
+    return names
+
+
+def _nodes(graph: Wire) -> Iterator[_Node]:
+    for field in graph.fields():
+        if field.number != _NODES:
+            continue
+        children, key, full_name = dict[str, int](), "", ""
+        for part in graph.fields(field):
+            if part.number not in (_CHILDREN, _ATTRIBUTES):
+                continue
+            values = graph.by_number(part)
+            texts = {n: graph.text(f) for n, f in values.items() if f.kind == BYTES}
+            if part.number == _ATTRIBUTES:
+                key = texts.get(_CHECKPOINT_KEY, "")
+                full_name = texts.get(_FULL_NAME, "")
+            else:
+                index = values[_NODE_ID].value if _NODE_ID in values else 0
+                children[texts.get(_LOCAL_NAME, "")] = index
+        yield _Node(children, key, full_name)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, reading
-from model.checkpoints.caffe import caffemodel, mean_file
+from model.checkpoints import caffemodel, errors, reading
 from tests.support import cases
 from tests.support.weights import arrays, damage
 from tests.support.weights.protobuf import message, number, text, varint
@@ -193,7 +192,7 @@ class TestMean:
         },
     )
     def test_every_form_of_binaryproto_gives_the_same_image(self, write, data):
-        mean = mean_file.read(write(data))
+        mean = caffemodel.read_mean(write(data))
         assert mean.dtype == np.float32
         np.testing.assert_array_equal(mean, self.IMAGE.transpose(1, 2, 0))
 
@@ -211,7 +210,9 @@ class TestMean:
         self, tmp_path, values, expected
     ):
         np.save(tmp_path / "mean.npy", values)
-        np.testing.assert_array_equal(mean_file.read(tmp_path / "mean.npy"), expected)
+        np.testing.assert_array_equal(
+            caffemodel.read_mean(tmp_path / "mean.npy"), expected
+        )
 
     @pytest.mark.parametrize(
         ("data", "message"),
@@ -225,11 +226,11 @@ class TestMean:
     )
     def test_a_wrong_mean_is_refused_by_name(self, write, data, message):
         with pytest.raises(errors.CorruptCheckpoint, match=message):
-            mean_file.read(write(data))
+            caffemodel.read_mean(write(data))
 
     def test_a_missing_mean_is_named(self, tmp_path):
         with pytest.raises(errors.MissingCheckpoint, match=r"x\.binaryproto: no such"):
-            mean_file.read(tmp_path / "x.binaryproto")
+            caffemodel.read_mean(tmp_path / "x.binaryproto")
 
 
 @ALL

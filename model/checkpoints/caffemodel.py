@@ -1,4 +1,4 @@
-"""Read Caffe's .caffemodel as {name: array}, from protobuf's wire format.
+"""Read Caffe's .caffemodel as {name: array}, and mean images, from protobuf.
 
 The protobuf runtime would make an object of each of 60 million numbers; here they are
 views of the file's bytes. Only fields that hold weights are read.
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import bounds, errors
+from model.checkpoints import bounds, errors, npy
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.protobuf_fields import BYTES, Field, Wire
+from pipeline.system import file_system
 
 # Fields of NetParameter, its layers and their blobs.
 _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
@@ -28,6 +29,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     _BLOB_DATA: np.dtype("<f4"),
     _BLOB_DOUBLES: np.dtype("<f8"),
 }
+_MAX_MEAN_BYTES = 64 << 20  # 1536 x 1536 pixels of double precision
 _BEGINNING = 1 << 20  # bytes that show whether a file is one
 # Axes of a layer's first blob, the kernel; other blobs are biases and have one.
 _KERNEL_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2}
@@ -86,7 +88,7 @@ def read(path: Path) -> Checkpoint:
                     problem = f"a second layer {layer!r} with weights"
                     raise message.corrupt(problem, field.start)
                 axes = 1 if number else _KERNEL_AXES.get(kind, 1)
-                tensors[key] = drop_leading_ones(values, axes)
+                tensors[key] = _drop_leading_ones(values, axes)
     if not tensors:
         raise errors.UnknownFormat(
             f"{path}: a Caffe network without weights; expected a .caffemodel as "
@@ -114,7 +116,7 @@ def _layer(message: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:
         elif part.number == type_field:
             kind = _V1_TYPES.get(part.value, "") if is_v1 else message.text(part)
         elif part.number == blob_field:
-            blobs.append(blob(message, part))
+            blobs.append(_blob(message, part))
         elif is_v1 and part.number == _V0_LAYER:
             raise errors.UnknownFormat(
                 f"{message.where}: of Caffe's version 0; convert it with Caffe's "
@@ -123,7 +125,7 @@ def _layer(message: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:
     return name, kind, blobs
 
 
-def blob(message: Wire, blob_field: Field | None = None) -> np.ndarray:
+def _blob(message: Wire, blob_field: Field | None = None) -> np.ndarray:
     """Return a BlobProto, a field or the whole file, as an array in its own shape.
 
     It is float32 or float64, a view of the file's bytes unless they are in pieces.
@@ -153,8 +155,45 @@ def blob(message: Wire, blob_field: Field | None = None) -> np.ndarray:
     return values.reshape(shape)
 
 
-def drop_leading_ones(values: np.ndarray, axes: int) -> np.ndarray:
+def _drop_leading_ones(values: np.ndarray, axes: int) -> np.ndarray:
     """Drop axes of size 1 in front of the last `axes`; old blobs have up to four."""
     while values.ndim > axes and values.shape[0] == 1:
         values = values[0]
     return values
+
+
+def read_mean(path: Path) -> np.ndarray:
+    """Read a mean image (.binaryproto, .npy), which is subtracted from every image.
+
+    It is float32 [height, width, 3], or [3] for one value per channel, in units of
+    pixels, 0..255; the channels are in the file's own order.
+    """
+    if not path.is_file():
+        raise errors.MissingCheckpoint(f"{path}: no such file; expected a mean image")
+    file_system.refuse_lfs_pointer(path)
+    size = path.stat().st_size
+    if size > _MAX_MEAN_BYTES:
+        raise errors.CorruptCheckpoint(
+            f"{path}: {size:,} bytes; a mean image has at most {_MAX_MEAN_BYTES:,}"
+        )
+    data, where = path.read_bytes(), str(path)
+    if data.startswith(npy.SIGNATURE):
+        values = npy.parse_values(data, where)
+    else:
+        values = _blob(Wire(data, where))
+    values = _drop_leading_ones(values, 1)
+    if values.ndim == 3 and values.shape[0] == 3:
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[:2] == (1, 1):
+        values = values[0, 0]
+    is_mean = values.ndim in (1, 3) and values.shape[-1] == 3 and values.size
+    if not is_mean or values.dtype.kind not in "fiu":
+        raise errors.CorruptCheckpoint(
+            f"{path}: holds {values.dtype} {list(values.shape)}; expected a mean of "
+            "three channels, as [3], [3, height, width] or [height, width, 3]"
+        )
+    with np.errstate(over="ignore"):
+        mean = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(mean).all():
+        raise errors.CorruptCheckpoint(f"{path}: holds numbers that are not finite")
+    return mean

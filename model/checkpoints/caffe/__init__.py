@@ -1,1 +1,0 @@
-"""Weight and mean files of Caffe."""
