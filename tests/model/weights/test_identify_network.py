@@ -127,7 +127,7 @@ def alexnet_of_torchvision(**extra):
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("alexnett", r"--arch=alexnett: .*mean alexnet or alexnet_owt"),
+        ("alexnett", r"--arch=alexnett: .*did you mean alexnet"),
         ("yolo", r"--arch=yolo: .*one of alexnet, alexnet_owt"),
         ("caffenet", r"the layers of caffenet.*It fits alexnet_owt"),
     ],
