@@ -125,8 +125,7 @@ def test_the_program_prepares_the_pixels_that_the_network_sees(
     record = record_image.encode_for_record(path.read_bytes())
     view = single_photo.NetworkInput(spec)(record).astype(int)
     differences = np.abs(np.floor(names["view"] + 0.5) - view)
-    assert differences.max() <= 1  # halves may be rounded either way
-    assert (differences > 0).mean() < 0.01
+    assert differences.max() == 0
 
 
 def test_grey_pictures_of_16_bits_are_not_classified_as_white(small_run):
