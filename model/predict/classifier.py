@@ -17,8 +17,6 @@ from pipeline.records import stored_photo
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
-UNKNOWN = "unknown"  # the answer when no class is probable enough
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:

@@ -1,15 +1,17 @@
 """Draw what a network saw, where it looked, and the most similar training photos."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 
 from model.predict import classifier
+from model.predict.output_formats import Prediction
 from model.runs import pictures
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import record_image
+from pipeline.images import opencv
 from pipeline.records.manifest_row import ImageError, Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -36,49 +38,39 @@ class Pictures:
 
     def draw(
         self,
-        photo: str,
+        prediction: Prediction,
         pixels: np.ndarray,
-        answer: str,
         explanation: classifier.Explanation,
-    ) -> str:
-        """Draw the picture of the next photo; return its path, with the photo's name.
+    ) -> Prediction:
+        """Draw the picture of a prediction; return that with both and similar photos.
 
-        `pixels` are the photo as the network sees it; `answer` is the overlay's title.
-        A training photo whose record is damaged or missing is grey, and is logged once.
+        `pixels` are the photo as the network sees it. A training photo whose record is
+        damaged or missing is grey, and is logged once.
         """
         self._count += 1
         tiles, titles = [pixels], ["photo"]
         if explanation.overlay is not None:
             tiles.append(explanation.overlay)
-            titles.append(answer)
+            titles.append(f"{prediction.probability:.2f} {prediction.classes[0][0]}")
         for similar in explanation.similar:
             tiles.append(self._training_photo(similar.row))
             titles.append(f"{similar.similarity:.2f} {similar.row.class_name}")
-        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo).stem)[:_LONGEST_NAME]
-        path = self._folder / f"{self._count:05d}-{stem or 'photo'}.png"
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(prediction.photo).stem)
+        stem = stem[:_LONGEST_NAME] or "photo"
+        path = self._folder / f"{self._count:05d}-{stem}.png"
         with file_system.replacing(path) as partial:
             pictures.draw_grid(np.stack(tiles), np.arange(len(tiles)), titles, partial)
-        return str(path)
+        return dataclasses.replace(
+            prediction, picture=str(path), similar=explanation.similar
+        )
 
     def _training_photo(self, row: Row) -> np.ndarray:
         try:
-            encoded = self._explainer.training_photo(row)
-            return self._network_input(
-                record_image.RecordImage(
-                    encoded=encoded,
-                    format="png" if row.format == "png" else "jpeg",
-                    height=row.height,
-                    width=row.width,
-                    orientation=1,
-                    action="copied",
-                    phash=row.phash,
-                )
-            )
-        except ImageError as error:
-            problem = f"{row.file} ({row.path}): {error}"
-        except (DataError, OSError) as error:
-            problem = str(error)
-        if row.path not in self._unreadable:
-            self._unreadable.add(row.path)
-            command_line.log(f"note: a training photo is grey in pictures: {problem}")
-        return self._grey
+            pixels = opencv.decode_rgb(self._explainer.training_photo(row))
+            return self._network_input.of_pixels(pixels)
+        except (ImageError, DataError, OSError) as error:
+            if row.path not in self._unreadable:
+                self._unreadable.add(row.path)
+                problem = f"{row.file} ({row.path}): {error}"
+                command_line.note(f"a training photo is grey in pictures: {problem}")
+            return self._grey

@@ -3,15 +3,17 @@
 import csv
 import dataclasses
 import datetime
+import functools
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from model.evaluation import strangers
-from model.predict import classifier, similar_photos
+from model.predict import similar_photos
 from pipeline.system import command_line
 
+_UNKNOWN = "unknown"  # the answer when no class is probable enough
 # Columns of a frame of a video, and of a span of frames with the same answer.
 FRAME, SPAN = ("time_s",), ("time_s", "until_s", "num_frames")
 
@@ -38,7 +40,7 @@ class Prediction:
         if not self.classes:
             return ""
         best = command_line.as_utf8(self.classes[0][0])
-        return classifier.UNKNOWN if self.unknown else best
+        return _UNKNOWN if self.unknown else best
 
     @property
     def probability(self) -> float | None:
@@ -49,17 +51,6 @@ class Prediction:
     def is_stranger(self) -> bool:
         """Return whether the photo is unlike the training photos: perhaps no class."""
         return strangers.is_stranger(self.stranger_score)
-
-
-def stranger_json(score: float | None) -> dict[str, Any] | None:
-    """Return a stranger score as a JSON object, or None without a score."""
-    if score is None:
-        return None
-    return {
-        "score": score,
-        "threshold": strangers.THRESHOLD,
-        "is_stranger": strangers.is_stranger(score),
-    }
 
 
 def _clock(time_s: float) -> str:
@@ -74,9 +65,8 @@ def _frame_as_text(prediction: Prediction, time_s: float) -> str:
     line += "  none of these?" * prediction.is_stranger
     if prediction.until_s is not None:
         when += f" to {_clock(prediction.until_s)}"
-        line += (
-            f"  ({prediction.num_frames:,} frame{'s' * (prediction.num_frames > 1)})"
-        )
+        count = prediction.num_frames
+        line += f"  ({count:,} frame{'s' * (count > 1)})"
     return f"{name}  {when}  {line}\n"
 
 
@@ -84,7 +74,7 @@ def _as_text(prediction: Prediction) -> str:
     if prediction.time_s is not None:
         return _frame_as_text(prediction, prediction.time_s)
     name = command_line.one_line(prediction.photo)
-    remarks = [classifier.UNKNOWN] if prediction.unknown else []
+    remarks = [_UNKNOWN] if prediction.unknown else []
     if prediction.is_stranger:
         remarks.append(
             f"none of these? stranger score {prediction.stranger_score:.2f}, "
@@ -107,12 +97,8 @@ def _as_json(prediction: Prediction, *, times: Sequence[str], explained: bool) -
     fields: dict[str, Any] = {
         "photo": command_line.as_utf8(prediction.photo),
         **{name: getattr(prediction, name) for name in times},
-        "answer": prediction.answer or None,
-        "probability": prediction.probability,
-        "unknown": prediction.unknown,
-        "classes": classes_json(prediction.classes),
+        **answer_json(prediction),
         "problem": prediction.problem or None,
-        "stranger": stranger_json(prediction.stranger_score),
     }
     if explained:
         fields["picture"] = command_line.as_utf8(prediction.picture) or None
@@ -120,12 +106,25 @@ def _as_json(prediction: Prediction, *, times: Sequence[str], explained: bool) -
     return json.dumps(fields) + "\n"
 
 
-def classes_json(classes: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    """Return classes and their probabilities as JSON objects."""
-    return [
-        {"class": command_line.as_utf8(name), "probability": probability}
-        for name, probability in classes
-    ]
+def answer_json(prediction: Prediction) -> dict[str, Any]:
+    """Return classes, probabilities and stranger score as fields of a JSON object."""
+    score = prediction.stranger_score
+    return {
+        "answer": prediction.answer or None,
+        "probability": prediction.probability,
+        "unknown": prediction.unknown,
+        "classes": [
+            {"class": command_line.as_utf8(name), "probability": probability}
+            for name, probability in prediction.classes
+        ],
+        "stranger": None
+        if score is None
+        else {
+            "score": score,
+            "threshold": strangers.THRESHOLD,
+            "is_stranger": prediction.is_stranger,
+        },
+    }
 
 
 def similar_json(similar: similar_photos.SimilarPhoto) -> dict[str, Any]:
@@ -146,48 +145,53 @@ def writer(
     `times` are the fields of FRAME or SPAN if there are videos.
     """
     if format_name == "csv":
-        header = ["photo", *times, "answer", "probability", "problem"]
-        header += ["stranger_score", "is_stranger"]
-        for number in range(1, top + 1):
-            header += [f"class_{number}", f"probability_{number}"]
-        header += ["picture"] if num_similar else []
-        for number in range(1, num_similar + 1):
-            header += [f"nearest_{number}", f"similarity_{number}"]
-        return _csv_line(header), lambda item: _as_csv(item, top, num_similar, times)
+        cells = functools.partial(_cells, top=top, num_similar=num_similar, times=times)
+        header = _csv_line(cells(Prediction(photo="")).keys())
+        return header, lambda item: _csv_line(cells(item).values())
     if format_name == "jsonl":
         return "", lambda item: _as_json(item, times=times, explained=bool(num_similar))
     return "", _as_text
 
 
-def _as_csv(
-    prediction: Prediction, top: int, num_similar: int, times: Sequence[str]
-) -> str:
-    probability, score = prediction.probability, prediction.stranger_score
-    cells: list[Any] = [
-        prediction.photo,
-        *("" if prediction.time_s is None else getattr(prediction, n) for n in times),
-        prediction.answer,
-        "" if probability is None else f"{probability:.6g}",
-        prediction.problem,
-        "" if score is None else f"{score:.6g}",
-        "" if score is None else str(prediction.is_stranger).lower(),
-        *_padded(prediction.classes, top),
-    ]
+def _cells(
+    prediction: Prediction, *, top: int, num_similar: int, times: Sequence[str]
+) -> dict[str, Any]:
+    """Return a row of CSV as {title: value}."""
+    score, has_time = prediction.stranger_score, prediction.time_s is not None
+    is_stranger = "" if score is None else str(prediction.is_stranger).lower()
+    cells: dict[str, Any] = {
+        "photo": prediction.photo,
+        **{name: getattr(prediction, name) if has_time else "" for name in times},
+        "answer": prediction.answer,
+        "probability": _number(prediction.probability),
+        "problem": prediction.problem,
+        "stranger_score": _number(score),
+        "is_stranger": is_stranger,
+        **_numbered("class", "probability", prediction.classes, top),
+    }
     if num_similar:
         similar = [(photo.row.path, photo.similarity) for photo in prediction.similar]
-        cells += [prediction.picture, *_padded(similar, num_similar)]
-    return _csv_line(cells)
+        cells["picture"] = prediction.picture
+        cells |= _numbered("nearest", "similarity", similar, num_similar)
+    return cells
 
 
-def _padded(pairs: Sequence[tuple[str, float]], count: int) -> list[str]:
-    """Return names and numbers as `2 * count` cells, the last of which may be empty."""
-    cells = []
-    for name, number in pairs:
-        cells += [name, f"{number:.6g}"]
-    return cells + [""] * (2 * count - len(cells))
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
-def _csv_line(cells: Sequence[Any]) -> str:
+def _numbered(
+    name: str, figure: str, pairs: Sequence[tuple[str, float]], count: int
+) -> dict[str, str]:
+    """Return names and figures as the cells of `count` pairs of columns."""
+    cells: dict[str, str] = {}
+    for n in range(count):
+        text, value = pairs[n] if n < len(pairs) else ("", None)
+        cells |= {f"{name}_{n + 1}": text, f"{figure}_{n + 1}": _number(value)}
+    return cells
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()

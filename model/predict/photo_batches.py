@@ -8,7 +8,8 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -21,8 +22,7 @@ from pipeline.system import command_line
 _TIMEOUT_S = 60.0
 _BATCHES_AHEAD = 2
 
-_Pixels = concurrent.futures.Future[np.ndarray | ImageError]
-_Waiting = collections.deque[tuple[str, _Pixels]]
+_Result = np.ndarray | ImageError  # of a photo: its pixels, or why there are none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,19 @@ class PhotoBatch:
     photos: tuple[str, ...]
     images: np.ndarray  # uint8 [num_readable, size_px, size_px, 3], RGB, 0..255
     problems: tuple[ImageError | None, ...]  # of each file; None for a readable one
+
+    @classmethod
+    def of(
+        cls, photos: Iterable[str], results: Sequence[_Result], spec: InputSpec
+    ) -> Self:
+        """Return a batch of photos from the pixels of each, or the problem with it."""
+        views = [r for r in results if not isinstance(r, ImageError)]
+        shape = (-1, spec.size_px, spec.size_px, 3)
+        return cls(
+            photos=tuple(photos),
+            images=np.array(views, np.uint8).reshape(shape),
+            problems=tuple(r if isinstance(r, ImageError) else None for r in results),
+        )
 
 
 def read(
@@ -48,8 +61,8 @@ def read(
     """
     num_workers = command_line.available_cpus()
     network_input = single_photo.NetworkInput(spec)
-    waiting = _Waiting()
-    remaining, size_px = iter(photos), spec.size_px
+    waiting = collections.deque[tuple[str, concurrent.futures.Future[_Result]]]()
+    remaining = iter(photos)
     with (
         isolated_decoder.Decoders(
             num_workers,
@@ -60,7 +73,7 @@ def read(
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
     ):
 
-        def pixels(photo: str) -> np.ndarray | ImageError:
+        def pixels(photo: str) -> _Result:
             try:
                 return network_input(running.decode(photo_files.read(photo)))
             except ImageError as error:
@@ -74,15 +87,11 @@ def read(
                 if not waiting:
                     return
                 size = min(batch_size, len(waiting))
-                batch = [waiting.popleft() for _ in range(size)]
-                results = [future.result() for _, future in batch]
-                problems = [r if isinstance(r, ImageError) else None for r in results]
-                views = [r for r in results if not isinstance(r, ImageError)]
-                yield PhotoBatch(
-                    photos=tuple(name for name, _ in batch),
-                    images=np.array(views, np.uint8).reshape(-1, size_px, size_px, 3),
-                    problems=tuple(problems),
+                names, pending = zip(
+                    *(waiting.popleft() for _ in range(size)), strict=True
                 )
+                results = [future.result() for future in pending]
+                yield PhotoBatch.of(names, results, spec)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             running.close()

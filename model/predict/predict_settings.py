@@ -91,12 +91,6 @@ class Config:
         "class get into `unsure` and `none`. Nothing is moved or replaced.",
         value="FOLDER",
     )
-    sort_as: str = _answers(
-        "copies",
-        "What --sort_into makes: copies of the photos, or symbolic links to them.",
-        choices=("copies", "links"),
-        basic=False,
-    )
     sort_by: str = _answers(
         "",
         "CSV file with columns path and label, as the page of --suggest saves it: "
@@ -125,11 +119,10 @@ class Config:
         for name in ("explain", "every", "sort_into", "ckpt") if self.suggest else ():
             if getattr(self, name):
                 raise ValueError(f"--suggest and --{name}: expected only one of them")
-        for name in ("sort_as", "sort_by"):
-            if getattr(self, name) != getattr(type(self), name) and not self.sort_into:
-                raise ValueError(f"--{name}: expected --sort_into=FOLDER, too")
-        if self.sort_by and len(self.photos) != 1:
-            raise ValueError("--sort_by: expected one folder of photos")
+        if self.sort_by and not (self.sort_into and len(self.photos) == 1):
+            raise ValueError(
+                "--sort_by: expected --sort_into=FOLDER, too, and one folder of photos"
+            )
         if not self.ckpt:
             weight_settings.refuse_without_ckpt(
                 arch=self.arch, labels=self.labels, overrides=self.overrides

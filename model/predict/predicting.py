@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from model.predict.unlabelled import suggestions
 from model.weights import pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files, video_frames
-from pipeline.records.manifest_row import Code, ImageError
+from pipeline.records.manifest_row import Code
 from pipeline.sources.lists import label_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -71,25 +70,20 @@ def predict(
     Files of folders that are no photos, such as notes.txt, are only counted in the log.
     """
     videos = frozenset(frames.videos if frames else ())
-
-    def photos(ignored: collections.Counter[str]) -> Iterator[str]:
-        paths = photo_files.find(config.photos, ignored, config.explain)
-        return (path for path in paths if path not in videos)
-
     ignored: collections.Counter[str] = collections.Counter()
-    count = sum(1 for _ in photos(ignored))
+    found = photo_files.find(config.photos, ignored, config.explain)
+    paths = [path for path in found if path not in videos]
     where = ", ".join(config.photos)
     nothing = DataError(f"{where}: there are no photos. Expected photos or folders.")
-    if not (count or videos):
+    if not (paths or videos):
         raise nothing
-    predictor = _Predictor(config, photo_classifier)
-    predictor.pool = pool
-    if count:
-        with command_line.progress(count, "photo", "predict") as progress:
+    predictor = _Predictor(config, photo_classifier, pool)
+    if paths:
+        with command_line.progress(len(paths), "photo", "predict") as progress:
             for batch in photo_batches.read(
-                filter(pool.is_new if pool else None, photos(collections.Counter())),
+                filter(pool.is_new if pool else None, paths),
                 photo_classifier.spec,
-                batch_size=min(config.batch_size, count),
+                batch_size=min(config.batch_size, len(paths)),
                 resize_min=photo_classifier.resize_min,
                 white_level=photo_classifier.white_level,
             ):
@@ -105,23 +99,21 @@ def predict(
             yield from video_predictions.predict(
                 resized, photo_classifier.spec, predictor.predict
             )
-    elif len(others) == count:
+    elif len(others) == len(paths):
         raise nothing
-
-
-def _is_other_file(path: str, problem: ImageError) -> bool:
-    """Return whether a file is no photo, by name and content."""
-    return problem.kind in _OTHER_FILES and not file_headers.named_format(path)
 
 
 class _Predictor:
     """Predict batches of photos, with explanations on request."""
 
-    def __init__(self, config: Config, photo_classifier: classifier.Classifier) -> None:
+    def __init__(
+        self,
+        config: Config,
+        photo_classifier: classifier.Classifier,
+        pool: suggestions.Pool | None,
+    ) -> None:
         self.others: list[str] = []  # files of folders that are no photos, and why
-        self.pool: suggestions.Pool | None = None
-        self._config = config
-        self._classifier = photo_classifier
+        self._config, self._classifier, self._pool = config, photo_classifier, pool
         self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
         if config.explain:
@@ -141,8 +133,8 @@ class _Predictor:
         scores: np.ndarray | None = None
         if not len(batch.images):
             logits = np.zeros((0, len(self._classifier.class_names)))
-        elif self.pool:
-            features, logits = self.pool.embed(batch.images.astype(np.float32))
+        elif self._pool:
+            features, logits = self._pool.embed(batch.images.astype(np.float32))
         elif self._explainer is None:
             logits, scores = self._step(batch.images.astype(np.float32))
         else:
@@ -153,7 +145,9 @@ class _Predictor:
         probabilities = self._classifier.probabilities(logits)
         for photo, problem in zip(batch.photos, batch.problems, strict=True):
             if problem:
-                if photo not in self._config.photos and _is_other_file(photo, problem):
+                is_photo = file_headers.named_format(photo)
+                is_named = is_photo or photo in self._config.photos
+                if problem.kind in _OTHER_FILES and not is_named:
                     self.others.append(f"{photo}: {problem}")
                 else:
                     yield output_formats.Prediction(photo=photo, problem=str(problem))
@@ -162,22 +156,17 @@ class _Predictor:
             classes = self._classifier.most_probable(
                 probabilities[number], self._config.top
             )
-            (name, probability), *_ = classes
             prediction = output_formats.Prediction(
                 photo=photo,
                 classes=classes,
-                unknown=probability < self._config.unknown_below,
+                unknown=classes[0][1] < self._config.unknown_below,
                 stranger_score=None if scores is None else float(scores[number]),
             )
-            if self.pool:
-                self.pool.add(prediction, features[number], probabilities[number])
+            if self._pool:
+                self._pool.add(prediction, features[number], probabilities[number])
                 continue
             if explanations:
-                title, explanation = f"{probability:.2f} {name}", explanations[number]
-                picture = self._pictures.draw(
-                    photo, batch.images[number], title, explanation
-                )
-                prediction = dataclasses.replace(
-                    prediction, picture=picture, similar=explanation.similar
+                prediction = self._pictures.draw(
+                    prediction, batch.images[number], explanations[number]
                 )
             yield prediction

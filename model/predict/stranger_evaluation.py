@@ -98,24 +98,19 @@ def compare(
 
 def as_text(figures: dict[str, Any]) -> str:
     """Return a result of `evaluate` as text."""
+    header = ("", "AUROC", "strangers found", "test photos taken for strangers")
+    rows = []
+    for name, label in (("score", "stranger score"), ("softmax", "softmax alone")):
+        rows.append([label])
+        for kind in ("auroc", "recognised", "false_alarms"):
+            low, high = figures[name][f"{kind}_ci95"]
+            rows[-1].append(f"{figures[name][kind]:.4f} ({low:.4f}..{high:.4f})")
+    aim = f"{100 * figures['false_alarms_aimed_at']:.0f} %"
     lines = [
         f"{figures['run']}, {figures['num_strangers']:,} photos of {figures['folder']} "
         f"(strangers), {figures['num_test']:,} test photos",
         "",
-        f"{'':15}  "
-        + "  ".join(f"{name:23}" for name in ("AUROC", "strangers found"))
-        + "  test photos taken for strangers",
-    ]
-    for name, label in (("score", "stranger score"), ("softmax", "softmax alone")):
-        cells = []
-        for kind in ("auroc", "recognised", "false_alarms"):
-            low, high = figures[name][f"{kind}_ci95"]
-            cells.append(f"{figures[name][kind]:.4f} ({low:.4f}..{high:.4f})")
-        lines.append(
-            f"{label:15}  " + "  ".join(f"{cell:23}" for cell in cells).rstrip()
-        )
-    aim = f"{100 * figures['false_alarms_aimed_at']:.0f} %"
-    lines += [
+        *command_line.table(header, rows, left=len(header)),
         "",
         f"In brackets: 95 % intervals. The threshold of the score is 1, which {aim} of "
         "validation photos reach; that of softmax has as many false alarms here.",

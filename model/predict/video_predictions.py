@@ -2,9 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-
-import numpy as np
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from model.predict import photo_batches
 from model.predict.output_formats import Prediction
@@ -21,26 +20,30 @@ def predict(
     predict_batch: Callable[[photo_batches.PhotoBatch], Iterable[Prediction]],
 ) -> Iterator[Prediction]:
     """Yield one prediction for each frame, and one for each span when it has ended."""
-    network_input = single_photo.NetworkInput(spec)
-    span: Prediction | None = None
-    remaining, shape = iter(frames), (-1, spec.size_px, spec.size_px, 3)
+    predictions = _of_frames(frames, spec, predict_batch)
+    for (_, answer, _), group in itertools.groupby(predictions, _kind):
+        span = []
+        for prediction in group:
+            yield prediction
+            span.append(prediction)
+        if answer:
+            yield _mean(span)
+
+
+def _of_frames(
+    frames: Iterable[video_frames.Frame],
+    spec: InputSpec,
+    predict_batch: Callable[[photo_batches.PhotoBatch], Iterable[Prediction]],
+) -> Iterator[Prediction]:
+    network_input, remaining = single_photo.NetworkInput(spec), iter(frames)
     while batch := list(itertools.islice(remaining, _BATCH_SIZE)):
-        views = [network_input.of_pixels(f.pixels) for f in batch if not f.problem]
-        photos = photo_batches.PhotoBatch(
-            photos=tuple(frame.video for frame in batch),
-            images=np.array(views, np.uint8).reshape(shape),
-            problems=tuple(frame.problem for frame in batch),
+        results = [f.problem or network_input.of_pixels(f.pixels) for f in batch]
+        photos = photo_batches.PhotoBatch.of(
+            [frame.video for frame in batch], results, spec
         )
         for frame, prediction in zip(batch, predict_batch(photos), strict=True):
-            if not frame.problem:
-                prediction = dataclasses.replace(prediction, time_s=frame.time_s)
-            if span and _kind(span) != _kind(prediction):
-                yield span
-                span = None
-            yield prediction
-            span = None if frame.problem else _extended(span, prediction)
-    if span:
-        yield span
+            time_s = None if frame.problem else frame.time_s
+            yield dataclasses.replace(prediction, time_s=time_s)
 
 
 def _kind(prediction: Prediction) -> tuple[str, str, bool]:
@@ -48,19 +51,15 @@ def _kind(prediction: Prediction) -> tuple[str, str, bool]:
     return prediction.photo, prediction.answer, prediction.is_stranger
 
 
-def _extended(span: Prediction | None, frame: Prediction) -> Prediction:
-    """Return a span with one more frame; its figures are the means of its frames'."""
-    start, count = span or frame, span.num_frames if span else 0
-
-    def mean(name: str) -> float:
-        total = count * (getattr(start, name) or 0.0) + (getattr(frame, name) or 0.0)
-        return total / (count + 1)
-
-    has_score = frame.stranger_score is not None
+def _mean(span: Sequence[Prediction]) -> Prediction:
+    """Return a prediction for a span of frames, with the means of their figures."""
+    first = span[0]
+    scores = [p.stranger_score for p in span if p.stranger_score is not None]
+    probability = statistics.fmean(p.probability or 0.0 for p in span)
     return dataclasses.replace(
-        start,
-        classes=((frame.answer, mean("probability")),),
-        stranger_score=mean("stranger_score") if has_score else None,
-        until_s=frame.time_s,
-        num_frames=count + 1,
+        first,
+        classes=((first.answer, probability),),
+        stranger_score=statistics.fmean(scores) if scores else None,
+        until_s=span[-1].time_s,
+        num_frames=len(span),
     )

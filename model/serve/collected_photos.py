@@ -17,19 +17,16 @@ from pipeline.system import command_line, file_system
 
 MAX_PHOTOS, MAX_BYTES = 1000, 1 << 30  # in the folder
 _ENDINGS = {"JPEG": "jpg", "JPEG 2000": "jp2"}  # others are their formats' names
-_NAME = re.compile(r"[0-9a-f]{64}\.\w+")
+_NAME = re.compile(r"[0-9a-f]{64}\.\w+\Z")
 
 
 class CollectedPhotos:
     """The folder of --collect, to which several threads add photos."""
 
     def __init__(self, folder: str) -> None:
-        """Look at what the folder holds from earlier."""
+        """Make the folder."""
         self._root, self._lock = Path(folder), threading.Lock()
         self._root.mkdir(parents=True, exist_ok=True)
-        paths = (path for path in self._root.glob("*/*") if _NAME.fullmatch(path.name))
-        self._paths = {path.stem: path for path in paths}
-        self._num_bytes = sum(path.stat().st_size for path in self._paths.values())
 
     def add(self, photo: bytes, label: str, predicted: str, probability: float) -> Path:
         """Add an image file, or give it another label if it is there; return its path.
@@ -39,10 +36,10 @@ class CollectedPhotos:
         sha256, kind = hashlib.sha256(photo).hexdigest(), file_headers.sniff(photo)
         name = f"{sha256}.{_ENDINGS.get(kind, kind.lower())}"
         with self._lock:
-            before = self._paths.get(sha256)
-            num_bytes = self._num_bytes + (0 if before else len(photo))
-            count = len(self._paths) + (not before)
-            if count > MAX_PHOTOS or num_bytes > MAX_BYTES:
+            paths = [path for path in self._root.glob("*/*") if _NAME.match(path.name)]
+            before = next((path for path in paths if path.stem == sha256), None)
+            num_bytes = sum(path.stat().st_size for path in paths) + len(photo)
+            if not before and (len(paths) >= MAX_PHOTOS or num_bytes > MAX_BYTES):
                 size = f"{MAX_PHOTOS:,} photos or {MAX_BYTES >> 20:,} MB"
                 raise OSError(f"{self._root} is full: at most {size}")
             folder = sorted_photos.class_folder(label)
@@ -50,9 +47,8 @@ class CollectedPhotos:
             if path != before:
                 with file_system.replacing(path) as partial:
                     partial.write_bytes(photo)
-                self._paths[sha256], self._num_bytes = path, num_bytes
                 if before:
-                    before.unlink(missing_ok=True)
+                    before.unlink()
             line = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "photo": command_line.as_utf8(str(path.relative_to(self._root))),

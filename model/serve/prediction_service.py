@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.predict.classifier import Classifier, Explainer, Explanation
+from model.serve.serve_settings import Config
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
 from pipeline.records.manifest_row import ImageError
@@ -35,22 +36,12 @@ class ClassifiedPhoto(NamedTuple):
 class Service:
     """Classify photos from several threads at the same time."""
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        *,
-        max_pixels: int,
-        decode_timeout_s: float,
-        data: str = "",
-    ) -> None:
-        """Prepare, but start no process yet; the limits are those for one photo.
-
-        `data` is the folder of the run's records, if they were moved.
-        """
+    def __init__(self, classifier: Classifier, config: Config) -> None:
+        """Prepare, but start no process yet."""
         self.classifier = classifier
         self.explainer: Explainer | None = None  # if nothing can be explained
         try:
-            self.explainer = Explainer(classifier, data)
+            self.explainer = Explainer(classifier, config.data)
             notes = self.explainer.notes
         except DataError as error:
             notes = [str(error)]
@@ -61,10 +52,10 @@ class Service:
         self._network_input = single_photo.NetworkInput(classifier.spec)
         self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
-            timeout_s=decode_timeout_s,
+            timeout_s=config.decode_timeout_s,
             resize_min=classifier.resize_min,
             white_level=classifier.white_level,
-            max_pixels=max_pixels,
+            max_pixels=config.max_megapixels * 1_000_000,
         )
         self._step = classifier.predict_step()
         self._lock = threading.Lock()  # of the network

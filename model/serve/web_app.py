@@ -15,7 +15,6 @@ import numpy as np
 from tornado import iostream, web
 
 from model.predict import output_formats
-from model.predict.classifier import UNKNOWN
 from model.serve import collected_photos, guarded_requests, prediction_service
 from model.serve.guarded_requests import Refusal
 from model.serve.serve_settings import Config
@@ -163,16 +162,14 @@ class _Predict(guarded_requests.UploadHandler):
         service: prediction_service.Service = self.settings["service"]
         result = service.classify(photo, explained=explained)
         classes = service.classifier.most_probable(result.probabilities, top)
-        (name, probability), *_ = classes
-        unknown = probability < self.settings["config"].unknown_below
-        response: dict[str, Any] = {
-            "answer": UNKNOWN if unknown else command_line.as_utf8(name),
-            "probability": probability,
-            "unknown": unknown,
-            "classes": output_formats.classes_json(classes),
-            "stranger": output_formats.stranger_json(result.stranger_score),
-            "run": service.classifier.name,
-        }
+        prediction = output_formats.Prediction(
+            photo="",
+            classes=classes,
+            unknown=classes[0][1] < self.settings["config"].unknown_below,
+            stranger_score=result.stranger_score,
+        )
+        response = output_formats.answer_json(prediction)
+        response["run"] = service.classifier.name
         if explained:
             overlay = result.explanation.overlay
             response["seen"] = _jpeg_url(result.view)

@@ -32,20 +32,14 @@ class _Server(httpserver.HTTPServer):
     """Close connections beyond a limit as soon as they are opened."""
 
     max_connections = _MIN_CONNECTIONS
-    _num_connections = 0
 
     def handle_stream(
         self, stream: iostream.IOStream, address: tuple[Any, ...]
     ) -> None:
-        if self._num_connections >= self.max_connections:
+        if len(self._connections) < self.max_connections:
+            super().handle_stream(stream, address)
+        else:
             stream.close()
-            return
-        self._num_connections += 1
-        super().handle_stream(stream, address)
-
-    def on_close(self, server_conn: object) -> None:
-        self._num_connections -= 1
-        super().on_close(server_conn)
 
 
 def listen(config: Config) -> socket.socket:
@@ -90,26 +84,20 @@ def url(config: Config, listening: socket.socket) -> str:
 
 
 def start(
-    application: web.Application,
-    listening: socket.socket,
-    *,
-    timeout_s: float,
-    max_photos: int,
+    application: web.Application, listening: socket.socket, config: Config
 ) -> httpserver.HTTPServer:
-    """Start to serve in the running event loop, at a socket from `listen`.
-
-    A client may take `timeout_s` for the head of a request, and for its body. Each of
-    `max_photos` allows for some connections.
-    """
+    """Start to serve in the running event loop, at a socket from `listen`."""
     logging.getLogger("tornado.general").setLevel(logging.ERROR)  # clients' mistakes
     server = _Server(
         application,
-        idle_connection_timeout=timeout_s,
-        body_timeout=timeout_s,
+        idle_connection_timeout=config.upload_timeout_s,  # also for the head
+        body_timeout=config.upload_timeout_s,
         max_header_size=_MAX_HEAD_BYTES,
         max_body_size=_MAX_BODY_BYTES,
     )
-    server.max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO * max_photos)
+    server.max_connections = max(
+        _MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO * config.max_requests
+    )
     listening.setblocking(False)
     server.add_socket(listening)
     return server
@@ -120,12 +108,7 @@ def serve(config: Config) -> None:
     with listen(config) as listening:
         run_classifier = classifier.load_run(config.run_dir)
         command_line.log(run_classifier.describe())
-        service = prediction_service.Service(
-            run_classifier,
-            data=config.data,
-            max_pixels=config.max_megapixels * 1_000_000,
-            decode_timeout_s=config.decode_timeout_s,
-        )
+        service = prediction_service.Service(run_classifier, config)
         try:
             service.warm_up()
             application = web_app.application(service, config)
@@ -143,12 +126,7 @@ async def _run(
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    server = start(
-        application,
-        listening,
-        timeout_s=config.upload_timeout_s,
-        max_photos=config.max_requests,
-    )
+    server = start(application, listening, config)
     command_line.log(f"ready: {url(config, listening)}  (Ctrl-C stops it)")
     if not config.is_loopback:
         command_line.log(

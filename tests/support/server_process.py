@@ -34,14 +34,12 @@ def in_thread(application, timeout_s):
 
     loop = asyncio.new_event_loop()
     stopped = asyncio.Event()
-    config = serve_settings.Config(port=0, upload_timeout_s=timeout_s)
+    config = serve_settings.Config(port=0, upload_timeout_s=timeout_s, max_requests=1)
     with web_server.listen(config) as listening:
         started = threading.Event()
 
         async def serve():
-            server = web_server.start(
-                application, listening, timeout_s=timeout_s, max_photos=1
-            )
+            server = web_server.start(application, listening, config)
             started.set()
             await stopped.wait()
             server.stop()

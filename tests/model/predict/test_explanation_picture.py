@@ -4,7 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from model.predict import classifier, explanation_picture, similar_photos
+from model.predict import (
+    classifier,
+    explanation_picture,
+    output_formats,
+    similar_photos,
+)
 from pipeline.system.errors import DataError
 from tests.support import small_runs
 
@@ -42,7 +47,8 @@ def test_a_training_photo_that_cannot_be_read_is_grey(tmp_path, found, capsys, n
     explanation = classifier.Explanation(overlay=None, similar=similar)
     black = np.zeros((SPEC.size_px, SPEC.size_px, 3), np.uint8)
     for photo in ("a.jpg", "b.jpg"):
-        drawn = cv2.imread(pictures.draw(photo, black, "red", explanation))
+        prediction = output_formats.Prediction(photo=photo, classes=(("red", 0.5),))
+        drawn = cv2.imread(pictures.draw(prediction, black, explanation).picture)
         grey = (drawn == 128).all(axis=2).sum()
         assert grey >= 2 * (drawn == 0).all(axis=2).sum() * 0.9 > 0
     lines = capsys.readouterr().err.splitlines()

@@ -1,7 +1,7 @@
 import pytest
 
 from model.predict import classifier
-from model.serve import prediction_service
+from model.serve import prediction_service, serve_settings
 from tests.support import server_process
 
 
@@ -9,7 +9,8 @@ from tests.support import server_process
 def service(shared_run):
     """A service in this process that refuses photos of more than a million pixels."""
     started = prediction_service.Service(
-        classifier.load_run(str(shared_run)), max_pixels=1_000_000, decode_timeout_s=30
+        classifier.load_run(str(shared_run)),
+        serve_settings.Config(max_megapixels=1, decode_timeout_s=30),
     )
     started.warm_up()
     yield started

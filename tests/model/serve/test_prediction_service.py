@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.predict import classifier
-from model.serve import prediction_service
+from model.serve import prediction_service, serve_settings
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos
 
@@ -50,9 +50,10 @@ def test_a_thumbnail_shows_the_photo_of_a_sha256(service):
 
 def test_a_start_that_fails_says_what_to_do(shared_run):
     service = prediction_service.Service(
-        classifier.load_run(str(shared_run)), max_pixels=10, decode_timeout_s=30
+        classifier.load_run(str(shared_run)),
+        serve_settings.Config(decode_timeout_s=1e-4),
     )
-    with pytest.raises(DataError, match=r"larger than 10 pixels.*--decode_timeout_s"):
+    with pytest.raises(DataError, match=r"takes longer than .*--decode_timeout_s"):
         service.warm_up()
     service.close()
 
@@ -63,9 +64,7 @@ def test_records_that_were_moved_are_read_from_data(service, shared_records):
     run = dataclasses.replace(service.classifier.run, config=config)
     moved = prediction_service.Service(
         dataclasses.replace(service.classifier, run=run),
-        max_pixels=1_000_000,
-        decode_timeout_s=30,
-        data=str(shared_records),
+        serve_settings.Config(data=str(shared_records)),
     )
     assert moved.explainer.index is not None
     moved.close()
