@@ -102,9 +102,10 @@ def draw_grid(
     Returns the same picture without the names, uint8 [height, width, 3].
     """
     tiles = _scale(np.asarray(images)[:MOST_IMAGES])
-    captions = [caption(x, class_names) for x in np.asarray(labels)[:MOST_IMAGES]]
-    text_px = max(map(len, captions)) * _LINE_PX
     count, height, width, _ = tiles.shape
+    most = int((width + _GAP_PX // 2) / _CHARACTER_PX)
+    texts = [caption(x, class_names, most) for x in np.asarray(labels)[:MOST_IMAGES]]
+    text_px = (1 + max(text.count("\n") for text in texts)) * _LINE_PX
     columns = min(count, _COLUMNS)
     step = np.array([height + text_px + _GAP_PX, width + _GAP_PX])
     size = step * (-(-count // columns), columns) + (0, _GAP_PX)
@@ -113,8 +114,6 @@ def draw_grid(
     for tile, (top, left) in zip(tiles, places, strict=True):
         sheet[top : top + height, left : left + width] = tile
     below = [(left, top + height + 2) for top, left in places]
-    most = int((width + _GAP_PX // 2) / _CHARACTER_PX)
-    texts = ["\n".join(shorten(*line, most) for line in lines) for lines in captions]
     _save(sheet, below, texts, path)
     return sheet
 
@@ -132,22 +131,19 @@ def _scale(images: np.ndarray) -> np.ndarray:
     return np.rint(means).astype(np.uint8)
 
 
-def caption(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the lines below an image, whose label is one of those `draw_grid` takes.
+def caption(label: Any, class_names: Sequence[str], most: int) -> str:
+    """Return the text below an image, in lines of at most `most` characters.
 
-    Each is a class name and its share, such as " 75 %", or "" for a single class.
+    It names the class; of a mixed image, the two largest with their shares.
     """
-    if label.ndim == 0:
-        percent = {int(label): 100}
-    else:
-        largest = np.argsort(-label, kind="stable")[:2]
-        percent = {int(n): round(100 * float(label[n])) for n in largest}
-    lines = [
-        (command_line.as_label(class_names[number]), f" {share} %")
-        for number, share in percent.items()
-    ]
-    is_mixed = len(lines) > 1 and max(percent.values()) < 100
-    return lines if is_mixed else [(lines[0][0], "")]
+    shares = label if label.ndim else np.eye(1, len(class_names), int(label))[0]
+    largest = np.argsort(-shares, kind="stable")[:2]
+    names = [command_line.as_label(class_names[number]) for number in largest]
+    percent = [round(100 * float(shares[number])) for number in largest]
+    if percent[0] == 100:
+        return shorten(names[0], "", most)
+    named = zip(names, percent, strict=True)
+    return "\n".join(shorten(name, f" {share} %", most) for name, share in named)
 
 
 def shorten(name: str, share: str, most: int) -> str:

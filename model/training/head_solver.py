@@ -183,18 +183,14 @@ class HeadSolver(training_loop.TrainingLoop):
             iterations = self._linear.solve(PENALTIES[self.epoch])
             solution = self._process_group.of_chief(self._linear.solution)
             self._linear.solution = solution
-            self._assign()
+            kernel, bias = self._linear.unscaled()
+            self._layer.kernel.assign(kernel)
+            self._layer.bias.assign(bias)
             loss, _, hits = self._linear.evaluate(solution)
             seconds = time.perf_counter() - started_s
             self._solved = np.array([loss, hits, iterations, seconds])
             self.photos_in_epoch = self.source.num_training
         yield self.photos_in_epoch
-
-    def _assign(self) -> None:
-        """Set the layer to the solution, for features that are not scaled."""
-        kernel, bias = self._linear.unscaled()
-        self._layer.kernel.assign(kernel)
-        self._layer.bias.assign(bias)
 
     def validate(self) -> training_loop.EpochResult:
         """Validate the solution, and keep the weights if they are the best."""

@@ -74,13 +74,14 @@ def test_the_png_has_the_size_of_the_sheet(draw):
 
 def test_mixed_labels_have_two_names(draw):
     shares = np.array([[0.25, 0, 0.75], [0, 1, 0], [0.5, 0.5, 0]], np.float32)
-    assert [pictures.caption(label, NAMES) for label in shares] == [
-        [("tulip", " 75 %"), ("daisy", " 25 %")],
-        [("rose", "")],
-        [("daisy", " 50 %"), ("rose", " 50 %")],
+    assert [pictures.caption(label, NAMES, 10) for label in shares] == [
+        "tulip 75 %\ndaisy 25 %",
+        "rose",
+        "daisy 50 %\nrose 50 %",
     ]
     assert len(draw(batch(3), shares)[0]) == len(draw(batch(3))[0]) + 12
-    assert pictures.caption(np.float32([1]), ("all",)) == [("all", "")]
+    assert pictures.caption(np.float32([1]), ("all",), 10) == "all"
+    assert pictures.caption(np.int32(2), NAMES, 4) == "tul…"
 
 
 def test_long_names_end_in_an_ellipsis():
