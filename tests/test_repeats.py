@@ -358,7 +358,7 @@ class TestPlan:
                 yield batch
 
         photos.training, network.photos = counted, lambda stage: photos
-        plan_estimate.estimate_stages(network, found, 60.0)
+        plan_estimate.estimate_stages(network, 60.0)
         assert len(drawn) == 1 + 8 / 4  # the first one compiles
 
     def test_the_plan_names_compared_networks(self, plan):

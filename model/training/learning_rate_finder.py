@@ -75,7 +75,7 @@ def find_rate(config: settings.Config) -> Path:
                     "Expected another --optimizer, such as adam."
                 )
             curve = search(training.model, training.setup, training.source)
-        train_run.start_folder(config, records, network)
+        train_run.start_folder(config, network)
         default = network.stage.default_rate
         network.folder.write_json(
             "find_rate.json",

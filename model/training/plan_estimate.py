@@ -24,7 +24,6 @@ from model.training import (
 )
 from model.training.repeats import repeated_runs
 from pipeline.batches import crop_and_resize, image_batches
-from pipeline.records import manifest
 from pipeline.system import command_line
 
 # Batches are timed, after a first one that compiles, until there are 4 of them and a
@@ -63,7 +62,7 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
         started_s = started_s or time.process_time()
         for network in networks:
             network.name = network.name or config.label * is_comparison
-            estimates.extend(estimate_stages(network, records, least_s))
+            estimates.extend(estimate_stages(network, least_s))
 
     if is_comparison:
         repeated_runs.each_usable(configs, estimate)
@@ -74,14 +73,12 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
 
 
 def estimate_stages(
-    network: staged_training.StagedTraining,
-    records: manifest.Manifest,
-    least_s: float = LEAST_S,
+    network: staged_training.StagedTraining, least_s: float
 ) -> list[Estimate]:
     """Time a few batches of each stage of a network, which is not changed."""
     planned: Planned = {}
     return [
-        _StageTimer(network, records, stage, planned, least_s).estimate()
+        _StageTimer(network, stage, planned, least_s).estimate()
         for stage in network.stages
     ]
 
@@ -91,7 +88,6 @@ class _StageTimer:
     """Build a stage and time a few batches."""
 
     _network: staged_training.StagedTraining
-    _records: manifest.Manifest
     _stage: stages.Stage
     _planned: Planned
     _least_s: float
@@ -130,7 +126,7 @@ class _StageTimer:
     def _estimate_training(self) -> tuple[float, float, str]:
         """Return seconds of training and of validation, and what training waits for."""
         stage, size = self._stage, self._stage.config.batch_size
-        num_validation = len(self._records.included("validation"))
+        num_validation = len(self._network.records.included("validation"))
         batches = stage.photos / size
         if stage.is_solved:
             size = min(head_solver.CHUNK, stage.num_training)
@@ -169,10 +165,9 @@ class _StageTimer:
 
     def _estimate_features(self) -> tuple[int, float, int]:
         """Return number of missing features, seconds for them, bytes of their table."""
-        stage = self._stage
-        rows, needed = training_data.photos_per_view(
-            self._records, stage.config.num_views
-        )
+        stage, records = self._stage, self._network.records
+        num_views = stage.config.num_views
+        rows, needed = training_data.photos_per_view(records, num_views)
         identity = self._network.feature_identity(stage, self._trunk)
         before = self._planned.setdefault(json.dumps(identity, sort_keys=True), {})
         new = {
@@ -181,7 +176,7 @@ class _StageTimer:
         }
         before |= needed
         cache_dir = self._network.setup.cache_dir
-        keys = cache_key.of_photos(self._records, rows)
+        keys = cache_key.of_photos(records, rows)
         missing = feature_store.num_missing(
             keys, new, cache_dir=cache_dir, identity=identity
         )
@@ -192,7 +187,7 @@ class _StageTimer:
         if not missing:
             return 0, 0.0, in_memory
         spec = stage.plan.spec
-        images = image_batches.Images(self._records, rows, spec, batch_size=size)
+        images = image_batches.Images(records, rows, spec, batch_size=size)
         run = feature_cache.as_stored(self._trunk, dtype)
         views = crop_and_resize.central_views(images.sizes, spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)

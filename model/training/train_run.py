@@ -34,7 +34,7 @@ def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) 
         networks = prepare(config, records, directory)
         try:
             for network in networks:
-                start_folder(config, records, network)
+                start_folder(config, network)
                 network.folder.write_json("photos.json", _photos(records))
                 if comparison:
                     network.folder.write_json(run_folder.COMPARISON, comparison)
@@ -146,7 +146,7 @@ def prepare(
     ]
     if config.compare == "scratch":
         _check_all_layers_train(networks[-1])
-    command_line.log(_header(config, records, networks))
+    command_line.log(_header(config, networks))
     return networks
 
 
@@ -163,13 +163,11 @@ def _check_all_layers_train(network: staged_training.StagedTraining) -> None:
 
 
 def _header(
-    config: settings.Config,
-    records: manifest.Manifest,
-    networks: Sequence[staged_training.StagedTraining],
+    config: settings.Config, networks: Sequence[staged_training.StagedTraining]
 ) -> str:
     """Return what a training does, in labelled lines, followed by warnings."""
     setup, start, planned = networks[0].setup, networks[0].start, networks[0].stages
-    group, spec = setup.process_group, start.spec
+    group, spec, records = setup.process_group, start.spec, networks[0].records
     process = f"; process {group.rank + 1} of {group.size}" * (group.size > 1)
     lines = {"device": f"{setup.device_name}, {setup.precision}{process}"}
     if setup.precision == "float16":
@@ -263,12 +261,10 @@ def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
 
 
 def start_folder(
-    config: settings.Config,
-    records: manifest.Manifest,
-    network: staged_training.StagedTraining,
+    config: settings.Config, network: staged_training.StagedTraining
 ) -> None:
     """Create the run folder of a network, with config.json and labels.txt."""
-    start, setup = network.start, network.setup
+    start, setup, records = network.start, network.setup, network.records
     seen = _photos(records, "train", "validation")
     conversion = records.info.settings
     facts = {

@@ -282,7 +282,7 @@ def _validate(
         class_names=records.class_names,
         examples=stored_logits.Examples(**predictions.arrays()),
         temperature=1.0,
-        **_measure(network, records),
+        **_measure(network),
     )
 
 
@@ -314,13 +314,11 @@ def _validation_splits(
         yield dataclasses.replace(records, rows=rows)
 
 
-def _measure(
-    network: staged_training.StagedTraining, records: manifest.Manifest
-) -> dict[str, Any]:
+def _measure(network: staged_training.StagedTraining) -> dict[str, Any]:
     """Return the size of a network, and the speed of its frozen layers."""
     trunk, tail = network.build(network.stages[0])
-    rows, most = records.included("validation"), feature_cache.BATCH_SIZE
-    images = image_batches.sample(records, rows, network.start.spec, most)
+    rows, most = network.records.included("validation"), feature_cache.BATCH_SIZE
+    images = image_batches.sample(network.records, rows, network.start.spec, most)
     run = feature_cache.as_stored(trunk, np.float32)
     call_s = min(timeit.repeat(lambda: run(images).numpy(), number=1, repeat=4))
     shapes = [variable.shape for model in (trunk, tail) for variable in model.variables]
