@@ -37,13 +37,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         return html_report.finish(pooled_folds.evaluate_folds(config), config)
     run = run_list.read(config.run_dir)
     preprocessing_overrides.log(run.spec)
-    folder = config.data or str(run.records_folder())
-    with evaluation_data.open_data(
-        folder, config.split, run.resize_min, run.white_level, config.layout
-    ) as data:
-        data = evaluation_data.check(
-            run, data, another_dataset=config.another_dataset, in_place=not config.data
-        )
+    with evaluation_data.open_data(config, run) as data:
+        data = evaluation_data.check(run, data, config)
         manifest.check_files(data.records)
         if gate := next((name for name in GATES if getattr(config, name)), ""):
             evaluation_data.refuse_seen_photos(
@@ -69,9 +64,7 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         overrides=config.overrides,
         class_names=labels.names if labels else (),
     )
-    with evaluation_data.open_data(
-        config.data, config.split, layout=config.layout
-    ) as data:
+    with evaluation_data.open_data(config) as data:
         weights = weights.recognise_preprocessing(
             functools.partial(image_batches.sample, data.records, data.rows)
         )

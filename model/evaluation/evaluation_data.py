@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from model.evaluation import run_evaluation
+from model.evaluation.evaluation_settings import Config
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.convert import conversion, convert_settings
@@ -22,23 +23,23 @@ def is_photo_folder(folder: str) -> bool:
 
 @contextlib.contextmanager
 def open_data(
-    folder: str,
-    split: str,
-    resize_min: int = file_headers.RESIZE_MIN,
-    white_level: int = 0,
-    layout: str = "",
+    config: Config, run: finished_run.FinishedRun | None = None
 ) -> Iterator[EvaluationData]:
-    """Provide the photos of a split, or "all", for a context.
+    """Provide the photos of --data, or else those of a run's records, for a context.
 
-    If the folder holds photos rather than records, they are converted first, with these
-    settings of pipeline.convert.
+    If the folder holds photos rather than records, they are converted first, as those
+    of the run were.
     """
+    folder, split = config.data, config.split
+    if run and not folder:
+        folder = str(run.records_folder())
     if not is_photo_folder(folder):
-        if layout:
+        if config.layout:
             raise DataError(f"--layout: {folder} holds records. Expected photos")
         records = manifest.read(Path(folder))
         yield EvaluationData(records=records, split=split, folder=folder)
         return
+    white_level = run.white_level if run else 0
     if white_level:
         command_line.log(
             f"{white_level} is white in 16-bit pictures, as in the run's photos"
@@ -47,13 +48,13 @@ def open_data(
         settings = {
             "source": folder,
             "out": f"{scratch}/records",
-            "resize_min": resize_min,
+            "resize_min": run.resize_min if run else file_headers.RESIZE_MIN,
             "white_level": white_level,
-            "layout": layout,
+            "layout": config.layout,
             "missing_classes": "keep",
         }
-        config = config_flags.build(convert_settings.Config, settings)
-        summary = conversion.convert(config)
+        built = config_flags.build(convert_settings.Config, settings)
+        summary = conversion.convert(built)
         records = summary.manifest
         skipped = [row for row in records.rows if not row.is_included]
         lines = [f"skipped {row.path}: {row.reason}" for row in skipped]
@@ -63,21 +64,18 @@ def open_data(
 
 
 def check(
-    run: finished_run.FinishedRun,
-    data: EvaluationData,
-    *,
-    another_dataset: bool,
-    in_place: bool = False,
+    run: finished_run.FinishedRun, data: EvaluationData, config: Config
 ) -> EvaluationData:
     """Return the photos to evaluate a run on, or refuse all of them.
 
-    The records must be the run's own; with `another_dataset`, their classes must be
+    The records must be the run's own; with --another_dataset, their classes must be
     among the run's, and the run must not be trained on one of the photos. If the run's
-    own records have changed `in_place`, the photos that it has seen are left out.
+    own records have changed in their place, the photos that it has seen are left out.
     """
-    if in_place and not another_dataset and data.records.digest != run.manifest_digest:
+    has_changed = data.records.digest != run.manifest_digest
+    if has_changed and not (config.another_dataset or config.data):
         return _as_today(run, data)
-    is_own = not another_dataset or data.records.digest == run.manifest_digest
+    is_own = not (config.another_dataset and has_changed)
     if is_own:
         run_folder.check_records(
             run.directory,

@@ -41,12 +41,9 @@ def compare_runs(
         if folder:
             if evaluation_data.is_photo_folder(folder):
                 _check_conversion(runs, folder)
-            opened = evaluation_data.open_data(
-                folder, split, first.resize_min, first.white_level, config.layout
-            )
-            data = stack.enter_context(opened)
+            data = stack.enter_context(evaluation_data.open_data(config, first))
             for run in runs.values():
-                evaluation_data.check(run, data, another_dataset=config.another_dataset)
+                evaluation_data.check(run, data, config)
         candidates = [_candidate(*named, data, config) for named in runs.items()]
     digest = data.records.digest if data else first.manifest_digest
     figures = {
