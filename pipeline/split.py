@@ -127,15 +127,13 @@ def main(typed: dict[str, Any]) -> None:
     """Split the data set named on the command line."""
     config = config_flags.build(Config, typed)
     converted = resplit(config)
-    for line in count_table(converted.counts()):
-        command_line.say(line)
+    command_line.say(*count_table(converted.counts()))
     if replaced := converted.info.settings.get("given_splits"):
         command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}). "
             "To get that one back, convert the photos into a new folder"
         )
-    for line in split_assignment.warn_of_small_classes(converted.counts()):
-        command_line.say(f"warning: {line}")
+    command_line.say(*split_assignment.warn_of_small_classes(converted.counts()))
 
 
 if __name__ == "__main__":

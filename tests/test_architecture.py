@@ -161,7 +161,7 @@ def test_opencv_decodes_in_one_place():
     assert users_of("cv2") == {
         "pipeline/images/opencv.py",
         "pipeline/images/video_frames.py",
-        "pipeline/download/flower_drawing.py",
+        "pipeline/download/paper_flowers.py",
     }
 
 

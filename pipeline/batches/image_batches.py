@@ -9,7 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import augment_images, augmentation_settings, crop_and_resize
+from pipeline.batches import (
+    augmentation_settings,
+    crop_and_resize,
+    random_augmentation,
+)
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
@@ -79,10 +83,6 @@ class Images:
 
         `order` has indices into `rows`, int [num_examples]; `views` a view of each row.
         """
-        num_numbers = 0 if views.numbers is None else views.numbers.shape[1]
-        if num_numbers != self._num_numbers:
-            expected = f"expected {self._num_numbers}"
-            raise ValueError(f"views have {num_numbers} numbers an image, {expected}")
         self._plan = (order, views)
         try:
             yield from self.dataset
@@ -118,22 +118,14 @@ class Images:
     def _images(self, indices: np.ndarray) -> np.ndarray:
         """Return the encoded images of rows, as an array of bytes."""
         try:
-            images = [self._image(int(index)) for index in indices]
+            images = [
+                self._photos.image(self.rows[index], self._labels[index])
+                for index in indices.tolist()
+            ]
         except (OSError, DataError) as error:
             self._error = self._error or error
             raise
         return np.array(images, dtype=object)
-
-    def _image(self, index: int) -> bytes:
-        row = self.rows[index]
-        record = self._photos.record(row)
-        if (record.label, record.sha256) != (self._labels[index], row.sha256):
-            place = self.records.directory / row.file
-            raise DataError(
-                f"{place} ({row.path}) at {row.offset}: label or SHA-256 differ from "
-                "the manifest. Convert the photos again"
-            )
-        return record.encoded
 
     def _resizing(self) -> dict[str, bool]:
         """Return the arguments of crop_and_resize.resize that fit all windows."""
@@ -192,17 +184,15 @@ class Images:
         image = crop_and_resize.mirror(image, numbers[6] == 1)
         drawn = tf.bitcast(numbers[_NUM_COLUMNS:], tf.float64)
         if self._augmentation.alters:
-            image = augment_images.augment(self._augmentation, image, drawn)
+            image = random_augmentation.augment(self._augmentation, image, drawn)
         label = tf.cast(numbers[1], tf.int32)
         example = {"image": image, "label": label, "row": numbers[0]}
         return example | {"drawn": drawn} if self._augmentation.mixes else example
 
     def _mix(self, batch: Batch) -> Batch:
         """Mix images and labels of a batch."""
-        image, label, drawn = batch["image"], batch["label"], batch["drawn"]
-        image, label = augment_images.mix(
-            self._augmentation, image, label, drawn, self._num_classes
-        )
+        unmixed = (batch["image"], batch["label"], batch["drawn"], self._num_classes)
+        image, label = random_augmentation.mix(self._augmentation, *unmixed)
         return {"image": image, "label": label, "row": batch["row"]}
 
 

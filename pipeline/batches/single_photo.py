@@ -23,20 +23,17 @@ class NetworkInput:
     def __init__(self, spec: InputSpec) -> None:
         """Build the graph."""
         self.spec = spec
-        square, fill = spec.keeps_aspect, spec.fill
+        resizing = {"halving": True, "square": spec.keeps_aspect}
 
         def crop(encoded: Any, is_png: Any, window: Any) -> Any:
-            pixels = crop_and_resize.decode_window(encoded, is_png, window, fill)
-            return crop_and_resize.resize(
-                pixels, spec.size_px, halving=True, square=square
-            )
+            pixels = crop_and_resize.decode_window(encoded, is_png, window, spec.fill)
+            return crop_and_resize.resize(pixels, spec.size_px, **resizing)
 
         def crop_pixels(pixels: Any, window: Any) -> Any:
             view = crop_and_resize.cut(pixels[None], window)
-            view = crop_and_resize.surround(view, window, fill) if fill else view
-            return crop_and_resize.resize_all(
-                view, spec.size_px, halving=True, square=square
-            )[0]
+            if spec.fill:
+                view = crop_and_resize.surround(view, window, spec.fill)
+            return crop_and_resize.resize(view[0], spec.size_px, **resizing)
 
         self._crop_pixels = tf.function(
             crop_pixels, autograph=False, reduce_retracing=True

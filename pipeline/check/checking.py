@@ -8,13 +8,8 @@ from pathlib import Path
 from pipeline.check import photo_findings, verify_records
 from pipeline.check.check_settings import Config
 from pipeline.check.photo_findings import Finding, Report
-from pipeline.grouping import duplicate_search, photo_groups
-from pipeline.images import (
-    decode_files,
-    decode_source,
-    file_headers,
-    record_image,
-)
+from pipeline.grouping import near_duplicates, photo_groups
+from pipeline.images import decode_files, file_headers, record_image
 from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.manifest_row import Code, ImageError, Row
 from pipeline.review import photo_review
@@ -56,25 +51,22 @@ def check(config: Config) -> Report:
 def _check_photos(config: Config, root: Path) -> _Checked:
     source = find_source.list_source(root, config.labelling)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
-    resize_min = file_headers.RESIZE_MIN
 
     def encoded(photo: SourcePhoto) -> bytes:
-        data = decode_files.read(source.root, photo)
-        return record_image.encode_for_record(
-            data, resize_min=resize_min, white_level=config.white_level
-        ).encoded
+        data, white = decode_files.read(source.root, photo), config.white_level
+        return record_image.encode_for_record(data, white_level=white).encoded
 
     options = decode_files.DecodeOptions(
         root=source.root,
-        resize_min=resize_min,
+        resize_min=file_headers.RESIZE_MIN,
         max_pixels=config.max_pixels,
         white_level=config.white_level,
     )
-    rows = decode_source.decode(
-        options, source, None, decode_source.Runner(config.workers), settings={}
+    rows = decode_files.decode(
+        options, source, None, decode_files.Runner(config.workers), settings={}
     )
     with standard_error.silenced():  # the workers have heard it
-        similar = duplicate_search.search(
+        similar = near_duplicates.search(
             rows,
             source,
             encoded=lambda index: encoded(source.photos[index]),
@@ -116,15 +108,13 @@ def _check_records(root: Path, num_workers: int) -> _Checked:
     converted = manifest.read(root)
     faults = verify_records.verify(converted, num_workers=num_workers)
     findings = [Finding("fault", "error", fault) for fault in faults]
-    divided = tuple(
-        tuple(row.path for row in rows) for rows in converted.divided_groups()
-    )
-    if divided:
+    if divided := converted.divided_groups():
         meaning = (
             "photos of one group on several sides of the split; make a new split with "
             f"python -m pipeline.split {root}"
         )
-        findings.append(Finding("across splits", "error", meaning, divided))
+        groups = tuple(tuple(row.path for row in rows) for rows in divided)
+        findings.append(Finding("across splits", "error", meaning, groups))
     if outdated := previous_dataset.outdated_rows(converted):
         meaning = (
             "made by a version that decoded some photos of this kind wrongly; convert "
@@ -143,15 +133,15 @@ def _check_records(root: Path, num_workers: int) -> _Checked:
     filled = [name for name in manifest.SPLITS if converted.included(name)]
     findings += photo_findings.find_small_classes(counts)
     findings += photo_findings.find_missing_splits(counts, filled, "warning")
-    row_at = {row.path: row for row in converted.included()}
+    rows = converted.included()
+    row_at = {row.path: row for row in rows}
     report = Report(
         source=str(root),
         counts=counts,
         findings=_sorted(findings),
-        notes=(f"records: {len(row_at):,}, manifest digest {converted.digest[:12]}",),
+        notes=(f"records: {len(rows):,}, manifest digest {converted.digest[:12]}",),
     )
     photos = stored_photo.StoredPhotos(root)
-    rows = converted.included()
     return report, rows, lambda path: photos.image(row_at[path])
 
 

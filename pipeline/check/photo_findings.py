@@ -156,15 +156,11 @@ def find_groups(
             group for group in alike if len({rows[index].sha256 for index in group}) > 1
         ],
     }
-    paths = {
-        kind: tuple(tuple(rows[index].path for index in group) for group in members)
-        for kind, members in sets.items()
-    }
-    return [
-        Finding(kind, severity, meaning, paths[kind])
-        for kind, (severity, meaning) in _GROUP_KINDS.items()
-        if paths[kind]
-    ]
+    findings = []
+    for kind, members in sets.items():
+        paths = tuple(tuple(rows[index].path for index in group) for group in members)
+        findings.append(Finding(kind, *_GROUP_KINDS[kind], paths))
+    return [finding for finding in findings if finding.groups]
 
 
 def count_photos(rows: Sequence[Row], source: Source) -> dict[str, dict[str, int]]:

@@ -28,36 +28,31 @@ def main(typed: dict[str, Any]) -> None:
 
     summary = conversion.convert(config)
     converted = summary.manifest
-    for line in (*conversion_notes.counts(converted.tally), *summary.notes):
-        command_line.say(line)
-    for kind, count in converted.info.ignored.items():
-        command_line.say(f"ignored: {count} {kind}")
+    lines = [*conversion_notes.counts(converted.tally), *summary.notes]
+    lines += [f"ignored: {n} {kind}" for kind, n in converted.info.ignored.items()]
     skipped = [r for r in converted.rows if not (r.is_included or r.is_gone)]
     for row in skipped[:_SHOWN_SKIPPED]:
-        command_line.say(f"skipped {command_line.one_line(row.path)}: {row.reason}")
-    if len(skipped) > _SHOWN_SKIPPED:
+        lines.append(f"skipped {command_line.one_line(row.path)}: {row.reason}")
+    if (count := len(skipped) - _SHOWN_SKIPPED) > 0:
         where = converted.directory / manifest.ROWS_NAME
-        command_line.say(f"... and {len(skipped) - _SHOWN_SKIPPED} more, in {where}")
-    for line in summary.findings:
-        command_line.say(line)
-    for line in split_assignment.warn_of_small_classes(converted.counts()):
-        command_line.say(f"warning: {line}")
+        lines.append(f"... and {count} more, in {where}")
+    lines += summary.findings
+    lines += split_assignment.warn_of_small_classes(converted.counts())
     of_16_bits = {Code.SIXTEEN_BITS, Code.UNSUPPORTED_PIXELS}
     has_them = any(not of_16_bits.isdisjoint(row.codes) for row in converted.rows)
-    if config.white_level and not has_them:
-        command_line.say(
-            f"--white_level={config.white_level} has no effect: no picture has 16 bits"
-        )
+    if (white := config.white_level) and not has_them:
+        lines.append(f"--white_level={white} has no effect: no picture has 16 bits")
     if "seed" in typed and converted.info.seed != config.seed:
-        command_line.say(
+        lines.append(
             f"--seed={config.seed} was ignored because these records were split with "
             f"seed {converted.info.seed}. To make a new split, run: python -m "
             f"pipeline.split {config.out} --seed={config.seed}"
         )
     command_line.say(
+        *lines,
         f"wrote {len(summary.written)} record files to {config.out}"
         if summary.changed
-        else f"nothing changed: {config.out} is up to date with {config.source}"
+        else f"nothing changed: {config.out} is up to date with {config.source}",
     )
 
 

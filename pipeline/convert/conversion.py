@@ -15,20 +15,13 @@ from pipeline.convert import (
 from pipeline.convert.convert_settings import Config
 from pipeline.convert.label_corrections import Correction
 from pipeline.grouping import (
-    duplicate_search,
     near_duplicates,
     photo_groups,
     photo_selection,
     split_assignment,
 )
 from pipeline.grouping.photo_groups import PhotoGroups
-from pipeline.images import (
-    decode_files,
-    decode_source,
-    decode_with_beam,
-    opencv,
-    photo_pixels,
-)
+from pipeline.images import decode_files, decode_with_beam, opencv, photo_pixels
 from pipeline.records import manifest, previous_dataset, staging, stored_photo
 from pipeline.records.manifest import DatasetInfo, Manifest
 from pipeline.records.manifest_row import Row
@@ -59,7 +52,7 @@ class Summary:
 
 def convert(config: Config) -> Summary:
     """Convert photos; DataError or OSError leaves everything as it was."""
-    runner = decode_source.Runner(config.workers)
+    runner = decode_files.Runner(config.workers)
     if config.runner != "local":
         runner = decode_with_beam.Beam(config.runner, config.beam_flags)
     directory = file_system.path(config.out)
@@ -109,7 +102,7 @@ def _select(
     source: Source,
     previous: PreviousDataset | None,
     info: DatasetInfo,
-    runner: decode_source.Runner,
+    runner: decode_files.Runner,
     corrections: list[Correction],
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
@@ -128,12 +121,12 @@ def _select(
         refuse_animated=config.animated == "refuse",
     )
     settings = options.settings | {"duplicates": near_duplicates.VERSION}
-    rows = decode_source.decode(options, source, previous, runner, settings)
+    rows = decode_files.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)
     unfit = label_corrections.apply(rows, source, corrections, previous, directory)
     photos = stored_photo.StoredPhotos(directory)
-    similar = duplicate_search.search(
+    similar = near_duplicates.search(
         rows,
         source,
         encoded=lambda index: photos.record(rows[index]).encoded,

@@ -23,10 +23,7 @@ def counts(tally: Tally) -> list[str]:
 
 
 def lines(
-    rows: Sequence[Row],
-    groups: PhotoGroups,
-    contradicting: Reasons,
-    bridging: Reasons,
+    rows: Sequence[Row], groups: PhotoGroups, contradicting: Reasons, bridging: Reasons
 ) -> list[str]:
     """Describe copies, near-duplicates, groups, and photos that were left out.
 
@@ -50,34 +47,22 @@ def lines(
     corrected = [index for index, row in enumerate(rows) if row.corrected_from]
     code = Code.LEFT_OUT_BY_CORRECTION
     left_out = [index for index, row in enumerate(rows) if code in row.codes]
+    near_text = f"these are copies {near_duplicates.LIMIT}"
+    advice = "make a new split with python -m pipeline.split"
+    mixed_text = "warning: groups of the same picture in several classes"
+    divided_text = "warning: groups of known photos on several sides of the split"
     texts = [
-        (corrected, _counted("corrected labels", rows, corrected)),
-        (left_out, _counted("left out by corrections", rows, left_out)),
-        (copies, _counted("exact copies", rows, sorted(copies))),
-        (
-            near,
-            f"groups of near-duplicates: {len(near)} ({_pairs(rows, near)}); these are "
-            f"copies {near_duplicates.LIMIT}",
-        ),
-        (keys, f"given groups: {len(set(keys))}, of {len(keys)} photos"),
-        (
-            contradicting,
-            _counted("left out, filed under several classes", rows, contradicting),
-        ),
-        (bridging, _counted("left out, on both sides of the split", rows, bridging)),
-        (
-            mixed,
-            "warning: groups of the same picture in several classes: "
-            f"{len(mixed)} ({_pairs(rows, mixed)})",
-        ),
-        (
-            divided,
-            "warning: groups of known photos on several sides of the split: "
-            f"{len(divided)} ({_pairs(rows, divided)}); make a new split with python "
-            "-m pipeline.split",
-        ),
+        _counted("corrected labels", rows, corrected),
+        _counted("left out by corrections", rows, left_out),
+        _counted("exact copies", rows, sorted(copies)),
+        _paired("groups of near-duplicates", rows, near, f"; {near_text}"),
+        f"given groups: {len(set(keys))}, of {len(keys)} photos" if keys else "",
+        _counted("left out, filed under several classes", rows, contradicting),
+        _counted("left out, on both sides of the split", rows, bridging),
+        _paired(mixed_text, rows, mixed),
+        _paired(divided_text, rows, divided, f"; {advice}"),
     ]
-    return [command_line.one_line(text) for findings, text in texts if findings]
+    return [command_line.one_line(text) for text in texts if text]
 
 
 def changes(
@@ -104,10 +89,14 @@ def _names(rows: Sequence[Row], indices: Collection[int]) -> str:
 
 
 def _counted(text: str, rows: Sequence[Row], indices: Collection[int]) -> str:
-    return f"{text}: {len(indices)} ({_names(rows, indices)})"
+    """Return how many photos there are, and the first of them; "" for none."""
+    return f"{text}: {len(indices)} ({_names(rows, indices)})" if indices else ""
 
 
-def _pairs(rows: Sequence[Row], groups: Sequence[Group]) -> str:
-    """Return the paths of two photos of each of the first groups."""
+def _paired(
+    text: str, rows: Sequence[Row], groups: Sequence[Group], advice: str = ""
+) -> str:
+    """Return how many groups there are, and two photos of the first; "" for none."""
     pairs = [f"{rows[one].path} and {rows[other].path}" for one, other, *_ in groups]
-    return command_line.first_few(pairs, "; ")
+    named = command_line.first_few(pairs, "; ")
+    return f"{text}: {len(groups)} ({named}){advice}" if groups else ""

@@ -163,10 +163,7 @@ def _problem(correction: Correction, source: Source, indices: Sequence[int]) -> 
 
 
 def _relabel(
-    rows: list[Row],
-    source: Source,
-    answers: dict[int, Correction],
-    directory: Path,
+    rows: list[Row], source: Source, answers: dict[int, Correction], directory: Path
 ) -> None:
     """Give rows and records the labels of the answers, or of the source, in place."""
     name = f"{staging.PARTIAL_NAME}/corrections.part"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.images import decode_source
+from pipeline.images import decode_files
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import file_system
@@ -83,11 +83,11 @@ def _extents(rows: Iterable[Row]) -> list[Extent]:
     """Return where the records of rows lie, neighbours in one file as one part."""
     extents: list[Extent] = []
     for row in rows:
-        file, start, length = extents.pop() if extents else (row.file, row.offset, 0)
-        if (row.file, row.offset) != (file, start + length):
-            extents.append((file, start, length))
-            file, start, length = row.file, row.offset, 0
-        extents.append((file, start, length + row.length))
+        file, start, length = extents[-1] if extents else ("", 0, 0)
+        if (row.file, row.offset) == (file, start + length):
+            extents[-1] = (file, start, length + row.length)
+        else:
+            extents.append((row.file, row.offset, row.length))
     return extents
 
 
@@ -95,15 +95,14 @@ def write(
     written: Mapping[str, Sequence[Extent]],
     directory: Path,
     partial: Path,
-    runner: decode_source.Runner,
+    runner: decode_files.Runner,
 ) -> None:
     """Join the parts, which lie in a data set's folder, in its staging folder."""
-    runner.call(
-        [
-            functools.partial(_join, directory, extents, partial / name)
-            for name, extents in written.items()
-        ]
+    joins = (
+        functools.partial(_join, directory, extents, partial / name)
+        for name, extents in written.items()
     )
+    runner.call(list(joins))
 
 
 def _join(directory: Path, extents: Sequence[Extent], target: Path) -> None:

@@ -17,16 +17,19 @@ as converting it.
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from pipeline.grouping import thumbnail_comparison
-from pipeline.grouping.thumbnail_comparison import AT_ONCE, PAIR, Thumbnails
-from pipeline.images import perceptual_hash
-from pipeline.records.manifest_row import Row
-from pipeline.system import command_line
+from pipeline.grouping.thumbnail_comparison import AT_ONCE, PAIR, SIDE, Thumbnails
+from pipeline.images import decode_files, opencv, perceptual_hash
+from pipeline.records.manifest_row import ImageError, Row
+from pipeline.sources.photo_source import Source
+from pipeline.system import command_line, process_pool
+from pipeline.system.errors import DataError
 
 # Version of the search, as part of a data set's settings.
 VERSION = 1
@@ -64,6 +67,43 @@ class NearDuplicates:
         return dataclasses.replace(
             self, pairs=self.indices[agreeing], proposed=proposed
         )
+
+
+def search(
+    rows: Sequence[Row],
+    source: Source,
+    *,
+    encoded: Callable[[int], bytes],
+    num_workers: int,
+) -> NearDuplicates:
+    """Search near-duplicates among the rows of all files of a source.
+
+    This process decodes the proposed photos; its limit of pixels is that of its start.
+    `encoded` is a function from the index of a row to a JPEG or PNG of it, upright. A
+    photo that does not decode any more is a DataError.
+    """
+
+    def thumbnail(index: int) -> np.ndarray:
+        try:
+            return opencv.thumbnail(encoded(index), SIDE)
+        except ImageError as error:
+            raise DataError(
+                f"{source.root}/{rows[index].path}: cannot be compared with others "
+                f"({error}). Run again if it was changed a moment ago. For a high "
+                f"--max_pixels, set {opencv.MAX_PIXELS_NAME} to the same"
+            ) from error
+
+    def digests(indices: Sequence[int]) -> list[bytes]:
+        digests = process_pool.map_blocks(
+            functools.partial(decode_files.digest_block, source.root),
+            (source.photos[index] for index in indices),
+            on_crash=decode_files.no_digest,
+            initializer=decode_files.start_worker,
+            num_workers=num_workers,
+        )
+        return [digest for _, digest in digests]
+
+    return find(rows, thumbnail, digests)
 
 
 def find(
@@ -131,8 +171,7 @@ def _decode(
         thumbnails.store(start, [thumbnail(int(indices[place])) for place in block])
 
     with concurrent.futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
-        for done in [pool.submit(fill, n) for n in range(0, len(indices), AT_ONCE)]:
-            done.result()
+        list(pool.map(fill, range(0, len(indices), AT_ONCE)))  # raises its errors
     return thumbnails
 
 

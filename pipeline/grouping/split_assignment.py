@@ -48,13 +48,12 @@ def by_shares(
     quotas = _SplitQuotas(groups, shares, (groups[name] for name in new))
     for name, split in known.items():
         quotas.add(groups[name], split)
-    ranked = _ranked(new, seed, salt)
-    large = [name for name in ranked if quotas.is_large(groups[name])]
-    for name in sorted(large, key=lambda name: -len(groups[name])):
-        assigned[name] = quotas.place_large(groups[name])
-    for name in ranked:
-        if name not in assigned:
-            assigned[name] = quotas.place_small(groups[name])
+
+    def order(name: str) -> int:
+        return -len(groups[name]) if quotas.is_large(groups[name]) else 0
+
+    for name in sorted(_ranked(new, seed, salt), key=order):
+        assigned[name] = quotas.place(groups[name])
     return assigned
 
 
@@ -69,8 +68,7 @@ class _SplitQuotas:
     ) -> None:
         self._targets = _targets(groups, shares)
         self._counts = {label: dict.fromkeys(SPLITS, 0) for label in self._targets}
-        # {label: number of groups with photos of the class that are not placed yet}.
-        self._waiting = _count_groups(waiting)
+        self._waiting = _count_groups(waiting)  # groups that are not placed yet
         # {label: photos of its smallest split beside training}.
         highest = max((max(t.values()) for t in self._targets.values()), default=1)
         self._least = {
@@ -87,26 +85,21 @@ class _SplitQuotas:
         for label in labels:
             self._counts[label][split] += 1
 
-    def place_large(self, labels: Sequence[int]) -> str:
-        """Place a group where it leaves the most room; return its split."""
-        sizes = sorted(collections.Counter(labels).items())
-        allowed = self._needed(labels) or {*SPLITS}
-        split = max(
-            (split for split in SPLITS if split in allowed),
-            key=lambda split: self._room_left(sizes, split),
-        )
-        return self._place(labels, split)
+    def place(self, labels: Sequence[int]) -> str:
+        """Choose the split of a group and count it there.
 
-    def place_small(self, labels: Sequence[int]) -> str:
-        """Place a group of one class in a split that is not full; return it."""
-        allowed = self._needed(labels) or {*SPLITS}
-        counts, targets = self._counts[labels[0]], self._targets[labels[0]]
-        for split in (_TEST, _VALIDATION):
-            if split in allowed and counts[split] < targets[split]:
-                return self._place(labels, split)
-        return self._place(labels, _TRAIN)
-
-    def _place(self, labels: Sequence[int], split: str) -> str:
+        A large group goes where it leaves the most room, another to test or validation
+        if that is not full.
+        """
+        needed = self._needed(labels)
+        allowed = [split for split in SPLITS if split in needed or not needed]
+        if self.is_large(labels):
+            sizes = sorted(collections.Counter(labels).items())
+            split = max(allowed, key=lambda split: self._room_left(sizes, split))
+        else:
+            counts, targets = self._counts[labels[0]], self._targets[labels[0]]
+            unfilled = (name for name in allowed if counts[name] < targets[name])
+            split = max(unfilled, key=SPLITS.index, default=_TRAIN)
         self.add(labels, split)
         self._waiting.subtract({*labels})
         return split
@@ -202,10 +195,10 @@ def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     for name, splits in counts.items():  # {split: number of photos}
         total = sum(splits.values())
         if lacking := [split for split in SPLITS if not splits[split]]:
-            lines.append(f"class {name}: no photo for {' and '.join(lacking)}")
+            lines.append(f"warning: class {name}: no photo for {' and '.join(lacking)}")
         elif total < SMALL_CLASS:
             lines.append(
-                f"class {name}: {total} photos only, {splits['test']} of them to test "
-                "on; consider python -m pipeline.split --folds=5"
+                f"warning: class {name}: {total} photos only, {splits['test']} of them "
+                "to test on; consider python -m pipeline.split --folds=5"
             )
     return lines

@@ -1,21 +1,26 @@
-"""Turn blocks of source files into rows of the manifest and records, in a worker.
+"""Decode the files of a source to rows of the manifest and records, in workers.
 
 A worker hands back rows. It writes the records to a part file of its own in the staging
 folder; they are joined later, in the order of the manifest.
 """
 
 import dataclasses
+import functools
 import hashlib
+import operator
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 from pipeline.images import file_headers, opencv, photo_pixels, record_image
 from pipeline.records import staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Code, ImageError, Row
-from pipeline.sources.photo_source import SourcePhoto
-from pipeline.system import file_system, standard_error
+from pipeline.records.previous_dataset import PreviousDataset, outdated_rows
+from pipeline.sources.photo_source import Source, SourcePhoto
+from pipeline.system import command_line, file_system, process_pool, standard_error
 from pipeline.system.errors import DataError
 
 
@@ -221,3 +226,84 @@ def open_regular(path: str, flags: int) -> int:
         os.close(descriptor)
         raise ImageError(Code.UNREADABLE, "not a regular file")
     return descriptor
+
+
+class Runner:
+    """Do the work of a conversion in processes and threads of this machine."""
+
+    def __init__(self, num_workers: int) -> None:
+        """Store the number of processes; 0 means one for each processor."""
+        self._num_workers = num_workers
+
+    def convert(
+        self, options: DecodeOptions, tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Row | None]]:
+        """Decode files; yield each with its row, None where the previous row stays."""
+        return process_pool.map_blocks(
+            functools.partial(convert_block, options),
+            tasks,
+            on_crash=crashed,
+            initializer=start_worker,
+            num_workers=self._num_workers,
+        )
+
+    def call(self, functions: Sequence[Callable[[], Any]]) -> None:
+        """Call functions that write files."""
+        with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
+            list(pool.map(operator.call, functions))  # raises what they raise
+
+
+def decode(
+    options: DecodeOptions,
+    source: Source,
+    previous: PreviousDataset | None,
+    runner: Runner,
+    settings: Mapping[str, int | str],
+) -> list[Row]:
+    """Decode every file whose record cannot stay; return a row for each, in order.
+
+    Records of the previous data set may stay if it had the same `settings`, which
+    decide records and hashes. Files and offsets are those of part files or of the
+    previous data set; only rows of the latter have group and split.
+    """
+    rows: list[Row] = []
+    opencv.limit_pixels(options.max_pixels)
+    what = "check" if options.part_dir is None else "convert"
+    with command_line.progress(len(source.photos), "photo", what) as progress:
+        for task, row in runner.convert(options, _tasks(source, previous, settings)):
+            rows.append(_shared(task, row))
+            progress.update()
+    return rows
+
+
+def _shared(task: Task, row: Row | None) -> Row:
+    """Return the row of a task, without texts or rows that are in memory already."""
+    photo = task.photo
+    if row is not None:
+        return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
+    if task.previous is None:
+        raise RuntimeError(f"{photo.path}: no row to keep")
+    return task.previous
+
+
+def _tasks(
+    source: Source, previous: PreviousDataset | None, settings: Mapping[str, int | str]
+) -> Iterator[Task]:
+    """Yield one task a file, in the order of the paths."""
+    reusable, outdated = set[str](), set[str]()
+    if previous is not None:
+        # Class names decide the labels in records, settings all else and the hashes.
+        info = previous.manifest.info
+        same_settings = settings.items() <= ({"white_level": 0} | info.settings).items()
+        if same_settings and info.class_names == source.class_names:
+            reusable = previous.intact_files()
+        outdated = {row.path for row in outdated_rows(previous.manifest)}
+    for photo in source.photos:
+        row = previous.row_at(photo.path) if previous else None
+        is_usable = row and row.is_included and row.file in reusable
+        yield Task(
+            photo=photo,
+            label=source.labels.get(photo.class_name, -1),
+            previous=row,
+            may_keep=bool(is_usable and photo.path not in outdated),
+        )

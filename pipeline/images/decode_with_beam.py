@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import decode_files, decode_source
+from pipeline.images import decode_files
 from pipeline.records import manifest_row, staging
 from pipeline.records.manifest_row import Row
 from pipeline.system import file_system, process_pool
@@ -28,7 +28,7 @@ from pipeline.system.errors import DataError
 _FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
 
 
-class Beam(decode_source.Runner):
+class Beam(decode_files.Runner):
     """Do the work with a runner of Apache Beam."""
 
     block_files = 512
@@ -113,7 +113,7 @@ def _convert(
         own_dir, name = scratch, decode_files.part_name(number)
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
-        local = decode_source.Runner(num_workers=1)
+        local = decode_files.Runner(num_workers=1)
         lines = []
         with (part_dir / name).open("wb") as part:
             for _, row in local.convert(own_options, block):

@@ -115,10 +115,6 @@ class JpegHeader:
         """Return the length of the shorter side, in pixels."""
         return min(self.height, self.width)
 
-    def may_be_copied(self, resize_min: int) -> bool:
-        """Say whether the header permits a record with the file's own bytes."""
-        return not self.oddity and (not resize_min or self.short_side <= resize_min)
-
     @classmethod
     def read(cls, data: bytes) -> "JpegHeader | None":
         """Walk the marker segments; None if this is no JPEG or has no frame header."""

@@ -189,14 +189,7 @@ def encode(
 
 def decode_rgb(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decode an image to uint8 [height, width, 3], RGB, 0..255, or raise ImageError."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error as error:
-        raise _decoding_error(encoded, str(error)) from error
-    if pixels is None:
-        raise ImageError(Code.UNDECODABLE, "does not decode")
-    return np.asarray(pixels, np.uint8)
+    return np.asarray(_decode(encoded, cv2.IMREAD_COLOR_RGB)[0], np.uint8)
 
 
 def _decode_small(encoded: bytes, side: int) -> Any:

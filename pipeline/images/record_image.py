@@ -65,10 +65,9 @@ def encode_for_record(
     if refuse_animated and frames > 1:
         raise ImageError(Code.ANIMATED, f"animated ({kind} of {frames} frames)")
     try:
-        if jpeg and jpeg.may_be_copied(resize_min):
-            copied = _copied(data, jpeg)
-            if copied:
-                return copied
+        is_small = jpeg and (not resize_min or jpeg.short_side <= resize_min)
+        if jpeg and is_small and not jpeg.oddity and (copied := _copied(data, jpeg)):
+            return copied
         return _reencoded(data, jpeg, kind, frames, resize_min, white_level)
     except MemoryError as error:
         message = "too large for this machine's memory"

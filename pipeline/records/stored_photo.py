@@ -156,12 +156,15 @@ class StoredPhotos:
         where = self._place(row)
         return parse(tfrecord.unframe(data, where), where)
 
-    def image(self, row: Row) -> bytes:
-        """Return the JPEG or PNG file in the record of a row; raise as `record`."""
+    def image(self, row: Row, label: int | None = None) -> bytes:
+        """Return the JPEG or PNG file in the record of a row; raise as `record`.
+
+        The record has the SHA-256 of the row, and the label if one is given.
+        """
         record = self.record(row)
-        if record.sha256 != row.sha256:
+        if record.sha256 != row.sha256 or label not in (None, record.label):
             raise DataError(
-                f"{self._place(row)}: holds another photo than the manifest says. "
+                f"{self._place(row)}: label or SHA-256 differ from the manifest. "
                 "Convert the photos again"
             )
         return record.encoded

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.sources import class_folders, source_settings, tfrecords_2018
-from pipeline.sources.lists import caffe_lists, label_files, listed_photos, photo_csv
+from pipeline.sources.lists import label_files, listed_photos, photo_csv
 from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 
@@ -25,9 +25,9 @@ def list_source(
     labels = settings.labels
     names = label_files.read(_find(root, labels)) if labels else None
     if settings.lists:
-        lists = caffe_lists.parse(settings.lists)
+        lists = listed_photos.parse_lists(settings.lists)
         files = [(_find(root, name), split) for name, split in lists]
-        paths, entries = [path for path, _ in files], caffe_lists.read(files)
+        paths, entries = [path for path, _ in files], listed_photos.read_lists(files)
         return listed_photos.list_photos(root, "lists", paths, entries, names)
     if settings.csv:
         path = _find(root, settings.csv)

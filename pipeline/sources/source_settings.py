@@ -5,7 +5,7 @@ import functools
 import re
 
 from pipeline.sources import folder_layout
-from pipeline.sources.lists import caffe_lists, photo_csv
+from pipeline.sources.lists import listed_photos, photo_csv
 from pipeline.system import config_flags
 
 _source = functools.partial(
@@ -85,7 +85,7 @@ class Settings:
             raise ValueError(
                 "--group_by and --columns=group: expected only one of them"
             )
-        caffe_lists.parse(self.lists)
+        listed_photos.parse_lists(self.lists)
         folder_layout.parse(self.layout)
         try:
             re.compile(self.group_by)

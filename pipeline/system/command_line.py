@@ -81,7 +81,9 @@ def run(
             say(typed)
         else:
             main(typed)
-        _leave()
+        sys.stdout.flush()
+        if "tensorflow" in sys.modules:  # freeing its memory would take 1 s
+            _end(0)
     except UsageError as error:
         log(f"error: {error}")
         sys.exit(2)
@@ -168,12 +170,6 @@ def check_signals() -> None:
         raise Stopped(_held_back[0], in_order=True)
 
 
-def _leave() -> None:
-    sys.stdout.flush()
-    if "tensorflow" in sys.modules:  # freeing its memory would take 1 s
-        _end(0)
-
-
 def _end(code: int) -> NoReturn:
     """End the process at once, without waiting for threads that a server keeps busy."""
     for stream in (sys.stdout, sys.stderr):
@@ -198,10 +194,8 @@ def _system_errors() -> tuple[type[Exception], ...]:
 def _describe(error: Exception) -> str:
     # TensorFlow begins with the name of an operation, between braces.
     problem = re.sub(r"^(\{\{.*?\}\} ?)+", "", str(error))
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "ResourceExhaustedError"
-    ):
+    is_tensorflow = type(error).__name__ == "ResourceExhaustedError"
+    if isinstance(error, MemoryError) or is_tensorflow:
         return (
             f"not enough memory ({problem:.300}). Use smaller batches or images "
             "(--batch_size, --image_size), or a machine with more memory"
@@ -218,9 +212,9 @@ def _describe(error: Exception) -> str:
     return f"{os.fsdecode(error.filename)}: {text}"
 
 
-def say(text: str) -> None:
+def say(*texts: str) -> None:
     """Write lines of results to stdout."""
-    sys.stdout.write(shown(text) + "\n")
+    sys.stdout.writelines(f"{shown(text)}\n" for text in texts)
 
 
 def shown(text: str) -> str:

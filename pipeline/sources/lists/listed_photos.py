@@ -1,4 +1,4 @@
-"""Turn the entries of lists or of a CSV file into a source, each photo once."""
+"""Turn the entries of Caffe's lists or a CSV file into a source, each photo once."""
 
 import collections
 import contextlib
@@ -7,12 +7,12 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline.sources import photo_source
-from pipeline.sources.lists import class_labels, label_files
+from pipeline.sources import folder_layout, photo_source
+from pipeline.sources.lists import class_labels, label_files, text_lines
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -27,6 +27,51 @@ class Entry(NamedTuple):
     split: str  # one of manifest.SPLITS; "" for none
     group: str  # text that photos of one subject share; "" for none
     where: str  # file and line, for messages
+
+
+def parse_lists(names: str) -> list[tuple[str, str]]:
+    """Read the value of --lists: `a.txt,b.txt` or `train=a.txt,test=b.txt`.
+
+    Without `train=` and the like, a word of the file's name gives the split. A single
+    file without such a word gives none, ""; one of several is a ValueError.
+    """
+    list_files = []
+    items = [name.strip() for name in names.split(",") if name.strip()]
+    for name in items:
+        word, _, rest = name.partition("=")
+        split = photo_source.SPLIT_OF.get(word.lower()) if rest else None
+        path = rest if split else name
+        split = split or folder_layout.likely_split(
+            Path(name).stem, photo_source.SPLIT_OF
+        )
+        if not split and len(items) > 1:
+            raise ValueError(
+                f"--lists: the name of {name} does not give its split. Name the "
+                "splits, as in --lists=train=a.txt,validation=b.txt,test=c.txt"
+            )
+        list_files.append((path, split))
+    return list_files
+
+
+def read_lists(files: Iterable[tuple[Path, str]]) -> Iterator[Entry]:
+    """Yield the entries of list files, each given by its path and its split.
+
+    A line is `path label`, as in `daisy/a photo with spaces.jpg 0`. Source:
+    caffe/tools/convert_imageset.cpp: the label is what follows the last space.
+    """
+    for path, split in files:
+        for number, line in enumerate(text_lines.read(path), start=1):
+            content = line.strip(" \t\n")
+            if not content:
+                continue
+            cut = max(content.rfind(" "), content.rfind("\t"))
+            if cut < 0:
+                raise DataError(
+                    f"{path} line {number}: expected a path, a space and a label, "
+                    f"found {content[:80]!r}. For a table, use --csv"
+                )
+            photo, label = content[:cut].rstrip(" \t"), content[cut + 1 :]
+            yield Entry(photo, label, split, "", f"{path} line {number}")
 
 
 def list_photos(

@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from pipeline.batches import augment_images, augmentation_settings
+from pipeline.batches import augmentation_settings, random_augmentation
 
 MOVES = augmentation_settings.Augmentation(rotation=1.0)
 RECOLOURS = augmentation_settings.Augmentation(
@@ -18,7 +18,7 @@ def change(apply):
 
     def change(augmentation, image, numbers):
         numbers = np.asarray(numbers, np.float64)
-        augment = functools.partial(augment_images.augment, augmentation)
+        augment = functools.partial(random_augmentation.augment, augmentation)
         found = apply(augment, image, numbers)
         assert found.shape == image.shape
         assert found.dtype == np.uint8
@@ -179,7 +179,9 @@ class TestMix:
         images, labels = self.images[:count], self.labels[:count]
 
         def run(place):
-            return lambda *batch: augment_images.mix(augmentation, *batch, 3)[place]
+            return lambda *batch: random_augmentation.mix(augmentation, *batch, 3)[
+                place
+            ]
 
         found = [apply(run(place), images, labels, lines) for place in (0, 1)]
         assert found[0].dtype == np.uint8

@@ -3,19 +3,19 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline.download import flower_drawing, paper_flowers
+from pipeline.download import paper_flowers
 from pipeline.images import opencv
 from pipeline.system.errors import DataError
 from tests.support import conversions, files
 
-KINDS = flower_drawing.KINDS
+KINDS = paper_flowers.KINDS
 
 
 @pytest.fixture(scope="module")
 def photos():
     """{(kind, number): RGB image}, drawn with seed 0."""
     return {
-        (kind, number): flower_drawing.draw(kind, 0, number)
+        (kind, number): paper_flowers.draw(kind, 0, number)
         for kind in KINDS
         for number in range(6)
     }
@@ -36,14 +36,14 @@ def test_photos_are_small_and_one_in_five_is_upright(photos):
 def test_the_same_seed_draws_the_same_pixels(photos):
     """The order of drawing does not matter."""
     for kind, number in [("tulip", 3), ("aster", 0), ("tulip", 3)]:
-        again = flower_drawing.draw(kind, 0, number)
+        again = paper_flowers.draw(kind, 0, number)
         assert np.array_equal(again, photos[kind, number])
 
 
 def test_every_seed_kind_and_number_gives_another_photo(photos):
     drawn = [image.tobytes() for image in photos.values()]
-    drawn += [flower_drawing.draw(kind, 1, 0).tobytes() for kind in KINDS]
-    drawn += [flower_drawing.draw("lily", 2**40, 0).tobytes()]
+    drawn += [paper_flowers.draw(kind, 1, 0).tobytes() for kind in KINDS]
+    drawn += [paper_flowers.draw("lily", 2**40, 0).tobytes()]
     assert len(set(drawn)) == len(drawn)
 
 

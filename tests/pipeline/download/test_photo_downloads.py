@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pipeline.download import download_settings, photo_downloads
+from pipeline.download import download_settings, url_list
 from tests.support import files
 from tests.support.http_server import Answer
 
@@ -15,17 +15,17 @@ SHA1 = hashlib.sha1(PLACEHOLDER).hexdigest()
 def get(urls, target, workers=4, **limits):
     """[(status, reason)] of these addresses, downloaded to 0.jpg, 1.jpg and so on."""
     photos = [
-        photo_downloads.Photo(url=url, path=f"x/{number}.jpg", class_name="x", split="")
+        url_list.Photo(url=url, path=f"x/{number}.jpg", class_name="x", split="")
         for number, url in enumerate(urls)
     ]
     config = download_settings.Config(
         urls="list.csv", target=str(target), refuse_sha1=SHA1, workers=workers
     )
     options = {"timeout_s": 5, "backoff_s": 0} | limits
-    outcomes = dict(photo_downloads.download_all(photos, config, **options))
+    outcomes = dict(url_list.download_all(photos, config, **options))
     results = [outcomes[photo.path] for photo in photos]
     for photo, outcome in zip(photos, results, strict=True):
-        on_disk = photo_downloads.outcome_on_disk(config, photo)
+        on_disk = url_list.outcome_on_disk(config, photo)
         assert on_disk.is_there == outcome.is_there
     return [(outcome.status, outcome.reason) for outcome in results]
 

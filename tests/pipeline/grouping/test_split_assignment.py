@@ -194,5 +194,5 @@ def test_warnings_name_the_class(found):
     few = dataclasses.replace(found, rows=tuple(rows))
     assert split_assignment.warn_of_small_classes(found.counts()) == []
     assert split_assignment.warn_of_small_classes(few.counts()) == [
-        "class red: no photo for validation and test"
+        "warning: class red: no photo for validation and test"
     ]

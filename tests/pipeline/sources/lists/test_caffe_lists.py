@@ -3,7 +3,7 @@ import os
 import pytest
 
 from pipeline.records import manifest
-from pipeline.sources.lists import caffe_lists, label_files, listed_photos
+from pipeline.sources.lists import label_files, listed_photos
 from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
 
@@ -20,7 +20,7 @@ def listed(root, body, *more, names=("a", "b"), split=TRAIN):
         paths.append(root / f"{number}.list")
         paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
     named = label_files.Names(root / "labels", names) if names else None
-    entries = caffe_lists.read(zip(paths, splits, strict=False))
+    entries = listed_photos.read_lists(zip(paths, splits, strict=False))
     return listed_photos.list_photos(root, "lists", paths, entries, named)
 
 
@@ -52,7 +52,9 @@ class TestNames:
         ],
     )
     def test_names_of_lists_give_the_split(self, names, paths, splits):
-        parsed = [(path, split or "-") for path, split in caffe_lists.parse(names)]
+        parsed = [
+            (path, split or "-") for path, split in listed_photos.parse_lists(names)
+        ]
         assert parsed == list(zip(paths.split(), splits.split(), strict=True))
 
     @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ class TestNames:
     )
     def test_several_lists_without_a_split_in_their_names_are_refused(self, names):
         with pytest.raises(ValueError, match=r"does not give its split.*train=a\.txt"):
-            caffe_lists.parse(names)
+            listed_photos.parse_lists(names)
 
 
 class TestLines:
