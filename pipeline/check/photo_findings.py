@@ -226,10 +226,9 @@ def find_missing_splits(
         for split_name in splits
         if row["usable"] and not row[split_name]
     ]
-    if not lacking:
-        return []
-    meaning = "no photo of it is there: " + ", ".join(lacking)
-    return [Finding("class missing from a split", severity, meaning)]
+    meaning = f"no photo of it is there: {', '.join(lacking)}"
+    kind = "class missing from a split"
+    return [Finding(kind, severity, meaning)] if lacking else []
 
 
 def find_similar_names(names: Sequence[str]) -> list[Finding]:

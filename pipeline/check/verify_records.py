@@ -55,9 +55,8 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[str]:
         faults += _check_file(path, of_file)
         if path.is_file():
             tasks += of_file
-    opencv.limit_pixels(
-        converted.info.settings.get("max_pixels", file_headers.MAX_PIXELS)
-    )
+    settings = converted.info.settings
+    opencv.limit_pixels(settings.get("max_pixels", file_headers.MAX_PIXELS))
     with command_line.progress(len(tasks), "record", "check") as progress:
         for _, fault in process_pool.map_blocks(
             functools.partial(_check_block, converted.directory),

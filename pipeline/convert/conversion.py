@@ -6,12 +6,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from pipeline.convert import (
-    conversion_notes,
-    label_corrections,
-    predefined_splits,
-    record_files,
-)
+from pipeline.convert import conversion_notes, label_corrections, record_files
 from pipeline.convert.convert_settings import Config
 from pipeline.convert.label_corrections import Correction
 from pipeline.grouping import (
@@ -90,7 +85,7 @@ def convert(config: Config) -> Summary:
         changed=changed,
         notes=(
             *source.notes,
-            *predefined_splits.notes(source, info.shares),
+            *photo_selection.describe_given(source, info.shares),
             *changes,
             *([f"warning: class names alike: {twins}"] if twins else []),
         ),
@@ -142,11 +137,11 @@ def _select(
     bridging = photo_selection.find_bridging(rows, groups.together(rows), previous)
     photo_selection.leave_out(rows, bridging)
     groups = groups.among(rows)
-    predefined_splits.leave_out_copies(rows, source, groups.together(rows))
+    photo_selection.leave_out_copies(rows, source, groups.together(rows))
     groups = groups.among(rows)
     photo_selection.check_classes(rows, source)
-    predefined_splits.place(rows, source, previous)
-    shares = predefined_splits.open_shares(source, info.shares)
+    photo_selection.place_given(rows, source, previous)
+    shares = photo_selection.open_shares(source, info.shares)
     photo_selection.assign_splits(
         rows, groups, source.labels, seed=info.seed, shares=shares
     )

@@ -30,7 +30,7 @@ import numpy as np
 
 from pipeline.download.download_settings import Config
 from pipeline.images import file_headers
-from pipeline.sources.lists import class_labels, label_files, photo_csv
+from pipeline.sources.lists import label_files, photo_csv
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 from pipeline.system.remote import http_file
@@ -80,10 +80,7 @@ def download(config: Config) -> list[str]:
 
     photos.csv and report.csv are written even if the download is stopped.
     """
-    names = label_files.read(Path(config.labels)) if config.labels else None
-    path, columns = Path(config.urls), config.columns
-    photos = read(path, names, columns, images=config.images, seed=config.seed)
-    target = Path(config.target)
+    photos, target = read(config), Path(config.target)
     _prepare(target)
     missing = [photo for photo in photos if not outcome_on_disk(config, photo).is_there]
     outcomes: dict[str, Outcome] = {}
@@ -101,26 +98,20 @@ def download(config: Config) -> list[str]:
     return [*_summary(results, target), f"to convert them: {command}"]
 
 
-def read(
-    path: Path,
-    names: label_files.Names | None,
-    columns: str = "",
-    *,
-    images: int,
-    seed: int,
-) -> list[Photo]:
-    """Read a list, or a random subset of `images` photos of it; 0 takes all.
+def read(config: Config) -> list[Photo]:
+    """Read a list, or a random subset of it.
 
-    A larger subset of the same seed includes the smaller one. `names` are class names
-    for labels that are numbers.
+    A larger subset of the same seed includes the smaller one.
     """
-    rows = list(photo_csv.read_rows(path, _COLUMNS, columns))
+    path, images = Path(config.urls), config.images
+    names = label_files.read(Path(config.labels)) if config.labels else None
+    rows = list(photo_csv.read_rows(path, _COLUMNS, config.columns))
     if not rows:
         raise DataError(f"{path}: the list has no photos")
     first: dict[str, str] = {}
     for line, row in rows:
         first.setdefault(row["label"], f"{path} line {line}")
-    classes = class_labels.resolve(first, names)
+    classes = label_files.resolve(first, names)
     photo_at: dict[str, tuple[Photo, int]] = {}
     for line, row in rows:
         url = row["url"]
@@ -133,7 +124,7 @@ def read(
             )
     photos = [photo for photo, _ in photo_at.values()]
     if 0 < images < len(photos):
-        subset = np.random.default_rng(seed).permutation(len(photos))[:images]
+        subset = np.random.default_rng(config.seed).permutation(len(photos))[:images]
         photos = [photos[index] for index in sorted(subset.tolist())]
     return photos
 

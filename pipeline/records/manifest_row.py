@@ -88,8 +88,7 @@ class Row:
 
     path: str  # relative to the source folder, with "/"
     class_name: str  # "" for a file outside any class
-    # Class in the source, if the user has corrected it; "" is not written.
-    corrected_from: str = ""
+    corrected_from: str = ""  # class in the source before a correction, if any
     sha256: str  # of the source file; "" if it could not be read
     phash: str = ""  # perceptual hash, 16 hex digits; "" if not decoded
     source_bytes: int
@@ -102,11 +101,9 @@ class Row:
     # codes has written the row.
     codes: tuple[str, ...] = ()
     reason: str = ""  # the codes as an English phrase; "" if copied
-    # SHA-256 that names the duplicate group, whose photos share a split.
-    group: str = ""
+    group: str = ""  # SHA-256 that names the group, whose photos share a split
     split: str = ""  # "train", "validation" or "test"; "" if no split knows it
-    # 0-based; None unless the split was made by folds.
-    fold: int | None = None
+    fold: int | None = None  # 0-based; None unless the split was made by folds
     # Record file, relative to the manifest, or a part in the staging folder during a
     # conversion; "" if skipped.
     file: str = ""

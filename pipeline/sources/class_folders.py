@@ -80,7 +80,7 @@ def _walk(
     """Return {folder: names of its files}, and the links to folders."""
     files: dict[folder_layout.Folder, list[str]] = {}
     links: list[folder_layout.Folder] = []
-    for folder, folder_names, file_names in file_system.walk(root, onerror=_raise):
+    for folder, folder_names, file_names in file_system.walk(root):
         inside = os.path.relpath(folder, root)
         parts = () if inside == "." else Path(inside).parts
         files[parts] = [name for name in file_names if keep(name, ignored)]
@@ -91,10 +91,6 @@ def _walk(
                 links.append((*parts, name))
     ignored["linked folders"] = len(links)
     return files, links
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def keep(name: str, ignored: dict[str, int]) -> bool:

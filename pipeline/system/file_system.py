@@ -15,7 +15,7 @@ import stat
 import tempfile
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -63,13 +63,13 @@ def path(text: str) -> Path:
     return cast(Path, BucketPath(text))
 
 
-def walk(
-    root: Path | BucketPath, onerror: Callable[[OSError], None]
-) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(root: Path | BucketPath) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield folders like `os.walk` from the top; names may be removed to skip them."""
-    if isinstance(root, BucketPath):
-        return root.walk()
-    return os.walk(root, onerror=onerror)
+    return root.walk() if isinstance(root, BucketPath) else os.walk(root, onerror=_fail)
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def regular(path: Path, max_bytes: int = 0) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.sources import folder_layout, photo_source
-from pipeline.sources.lists import class_labels, label_files, text_lines
+from pipeline.sources.lists import label_files, text_lines
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -94,9 +94,9 @@ def list_photos(
         first.setdefault(entry.label, entry.where)
     entries = find_files(root, entries)
     if names or kind == "CSV":
-        classes = class_labels.resolve(first, names)
+        classes = label_files.resolve(first, names)
     else:
-        classes = class_labels.by_folder(first, _folder_of_labels(entries))
+        classes = label_files.by_folder(first, _folder_of_labels(entries))
     where = files[0].name if kind == "CSV" else f"{len(files)} list"
     where += "s" * (len(files) > 1)
     note = f"{kind}: {len(entries):,} photos in {where}, {classes.note}"

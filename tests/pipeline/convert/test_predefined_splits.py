@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.convert import predefined_splits
+from pipeline.grouping import photo_selection
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Code, Row
 from pipeline.sources.photo_source import Source, SourcePhoto
@@ -160,7 +160,7 @@ class TestCopies:
         source = Source(kind="CSV", root=Path(), class_names=("red",), photos=photos)
         facts = {"class_name": "red", "sha256": "1", "source_bytes": 1}
         rows = [Row(path=path, action="copied", **facts) for path in given]
-        predefined_splits.leave_out_copies(rows, source, [[0, 1]])
+        photo_selection.leave_out_copies(rows, source, [[0, 1]])
         assert {row.path for row in rows if row.is_included} == set(stays)
         for row in rows:
             if not row.is_included:

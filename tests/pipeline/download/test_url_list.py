@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from pipeline.download import url_list
-from pipeline.sources.lists import label_files
+from pipeline.download import download_settings, url_list
 from pipeline.system.errors import DataError
 from tests.support import conversions, files, processes
 from tests.support.http_server import Answer
@@ -19,8 +18,15 @@ HEADER = "image_url,label,_split\n"
 
 def listed(tmp_path, body, names=(), images=0, seed=0):
     (tmp_path / "list.csv").write_text(body)
-    classes = label_files.Names(tmp_path / "n", names) if names else None
-    return url_list.read(tmp_path / "list.csv", classes, images=images, seed=seed)
+    (tmp_path / "n").write_text("\n".join(names))
+    config = download_settings.Config(
+        target="photos",
+        urls=str(tmp_path / "list.csv"),
+        labels=str(tmp_path / "n") if names else "",
+        images=images,
+        seed=seed,
+    )
+    return url_list.read(config)
 
 
 def table_of(path):

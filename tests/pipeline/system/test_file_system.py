@@ -104,13 +104,13 @@ def test_a_folder_is_listed_walked_and_removed(folder):
     assert names == ["a.part", "b.part", "c.txt", "inner"]
     assert sorted(folder.glob("*.part")) == [folder / "a.part", folder / "b.part"]
     walked = []
-    for inside, folders, file_names in file_system.walk(folder, onerror=lambda _: None):
+    for inside, folders, file_names in file_system.walk(folder):
         walked.append(
             (os.path.relpath(inside, folder), sorted(folders), sorted(file_names))
         )
     top = (".", ["inner"], ["a.part", "b.part", "c.txt"])
     assert walked == [top, ("inner", [], ["d"])]
-    for _, folders, _ in file_system.walk(folder, onerror=lambda _: None):
+    for _, folders, _ in file_system.walk(folder):
         walked.append(sorted(folders))
         folders.clear()
     assert walked[2:] == [["inner"]]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources.lists import class_labels, label_files
+from pipeline.sources.lists import label_files
 from pipeline.system.errors import DataError
 
 
@@ -28,7 +28,7 @@ class TestNumbers:
         ],
     )
     def test_numbers_may_begin_with_0_or_1(self, capsys, labels, expected, note):
-        classes = class_labels.resolve(places(*labels), names())
+        classes = label_files.resolve(places(*labels), names())
         assert classes.name_of == dict(zip(labels, expected.split(), strict=True))
         assert classes.names == ("daisy", "roses", "tulips")
         assert classes.note == note
@@ -36,7 +36,7 @@ class TestNumbers:
         assert ("note: labels are 1-based: 1 means daisy" in logged) == ("1" in note)
 
     def test_a_number_may_have_leading_zeros(self):
-        classes = class_labels.resolve(places("1", "01", "0"), names())
+        classes = label_files.resolve(places("1", "01", "0"), names())
         assert classes.name_of == {"1": "roses", "01": "roses", "0": "daisy"}
 
     @pytest.mark.parametrize(
@@ -45,15 +45,15 @@ class TestNumbers:
     def test_numbers_in_the_file_of_names_say_where_numbers_begin(
         self, first, expected
     ):
-        classes = class_labels.resolve(places("1", "2"), names(first=first))
+        classes = label_files.resolve(places("1", "2"), names(first=first))
         assert tuple(classes.name_of.values()) == expected
         outside = str(3 * (1 - first))
         with pytest.raises(DataError, match=f"Expected {first} to {first + 2}: "):
-            class_labels.resolve(places(outside, "2"), names(first=first))
+            label_files.resolve(places(outside, "2"), names(first=first))
 
     def test_two_classes_of_one_name_are_refused(self):
         with pytest.raises(DataError, match="'a' is the name of 0 and of 2"):
-            class_labels.resolve(places("0"), names("a", "b", "a"))
+            label_files.resolve(places("0"), names("a", "b", "a"))
 
     @pytest.mark.parametrize(
         ("labels", "message"),
@@ -71,12 +71,12 @@ class TestNumbers:
     )
     def test_other_labels_are_refused_with_their_line(self, labels, message):
         with pytest.raises(DataError, match=message):
-            class_labels.resolve(places(*labels), names())
+            label_files.resolve(places(*labels), names())
 
 
 def test_names_without_a_file_are_sorted():
-    assert class_labels.resolve(places("b", "a"), None).names == ("a", "b")
-    numbers = class_labels.resolve(places("10", "9", "0"), None)
+    assert label_files.resolve(places("b", "a"), None).names == ("a", "b")
+    numbers = label_files.resolve(places("10", "9", "0"), None)
     assert numbers.names == ("0", "9", "10")
 
 
@@ -84,7 +84,7 @@ class TestFolders:
     @pytest.mark.parametrize("first", [0, 1])
     def test_folders_name_the_labels(self, first):
         low, high = str(first), str(first + 1)
-        classes = class_labels.by_folder(places(high, low), {low: "b", high: "a"})
+        classes = label_files.by_folder(places(high, low), {low: "b", high: "a"})
         assert classes.names == ("b", "a")
         assert classes.name_of == {low: "b", high: "a"}
 
@@ -99,4 +99,4 @@ class TestFolders:
     )
     def test_labels_without_their_folders_are_refused(self, labels, folders, message):
         with pytest.raises(DataError, match=message):
-            class_labels.by_folder(places(*labels), folders)
+            label_files.by_folder(places(*labels), folders)
