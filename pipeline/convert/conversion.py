@@ -181,9 +181,7 @@ def _check_output(directory: Path, source: Source) -> None:
         raise DataError(f"{directory}: is a file. Expected a folder to write into")
     if source.kind not in ("lists", "CSV"):  # these name their photos
         photo_source.check_outside(directory, source.root)
-    if not directory.exists():
-        return
-    names = {path.name for path in directory.iterdir()}
+    names = {path.name for path in directory.iterdir()} if directory.exists() else set()
     if manifest.HEAD_NAME in names or staging.PARTIAL_NAME in names:
         return
     if foreign := sorted(names - _TOLERATED):

@@ -203,7 +203,7 @@ def read(directory: Path) -> Manifest:
 
 def _read_head(directory: Path) -> dict[str, Any]:
     """Read and check manifest.json."""
-    if staging.is_unfinished(directory):
+    if (directory / staging.PARTIAL_NAME / staging.COMMIT_NAME).exists():
         raise DataError(
             f"{directory}: a conversion was interrupted while it put its files in "
             "place. Run the same `python -m pipeline.convert` command again"

@@ -73,11 +73,6 @@ def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
     finish(directory)
 
 
-def is_unfinished(directory: Path) -> bool:
-    """Return whether a commit was interrupted, which `finish` completes."""
-    return (directory / PARTIAL_NAME / COMMIT_NAME).exists()
-
-
 def finish(directory: Path) -> None:
     """Complete a commit that was interrupted, if there was one.
 
