@@ -104,11 +104,6 @@ class Augmentation:
         return bool(self.brightness or self.contrast or self.saturation)
 
     @property
-    def alters(self) -> bool:
-        """Whether pixels of single images are changed, after the window is resized."""
-        return bool(self.moves or self.recolours or self.cutout)
-
-    @property
     def widths(self) -> dict[str, int]:
         """{group of operations that is on: number of random numbers for an image}."""
         groups = {

@@ -92,16 +92,12 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
     return tuple(views)
 
 
-def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Views:
-    """Return random windows, mirrored half of the time; `key` decides them.
-
-    Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
-    """
-    return drawn_views(sizes, spec, seeded_generator(key).random((len(sizes), 3)))
-
-
 def drawn_views(sizes: np.ndarray, spec: InputSpec, uniform: np.ndarray) -> Views:
-    """Return the windows that numbers 0 <= u < 1, float64 [num_images, 3], decide."""
+    """Return windows, half of them mirrored, that random numbers decide.
+
+    The numbers 0 <= u < 1 are float64 [num_images, 3]. Source: Krizhevsky et al. 2012,
+    section 4.1 (random 224 crops of 256, mirrored).
+    """
     sides = window_sides(sizes, spec)
     padded = padded_sizes(sizes, spec)
     corners = np.floor(uniform[:, :2] * (padded - sides + 1)).astype(np.int64)

@@ -46,7 +46,8 @@ def draw_views(
     def generator(part: int) -> np.random.Generator:
         return crop_and_resize.seeded_generator((*key, part))
 
-    plain = crop_and_resize.random_views(sizes, spec, (*key, _WINDOW))
+    uniform = generator(_WINDOW).random((len(sizes), 3))
+    plain = crop_and_resize.drawn_views(sizes, spec, uniform)
     windows, mirrored = plain.windows, plain.mirrored
     if augmentation.crop_area:
         windows = _draw_crops(augmentation, sizes, spec, generator(_CROP))

@@ -14,7 +14,6 @@ from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.manifest_row import Code, ImageError, Row
 from pipeline.review import photo_review
 from pipeline.sources import find_source, photo_source
-from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, html_templates, standard_error
 
 # Function of a photo's path that returns a JPEG or PNG of it, upright.
@@ -51,10 +50,15 @@ def check(config: Config) -> Report:
 def _check_photos(config: Config, root: Path) -> _Checked:
     source = find_source.list_source(root, config.labelling)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
+    photo_at = {photo.path: photo for photo in source.photos}
+    crashed: set[str] = set()  # paths of photos that would take this process down, too
 
-    def encoded(photo: SourcePhoto) -> bytes:
-        data, white = decode_files.read(source.root, photo), config.white_level
-        return record_image.encode_for_record(data, white_level=white).encoded
+    def encoded(path: str) -> bytes:
+        if path in crashed:
+            raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
+        data = decode_files.read(source.root, photo_at[path])
+        white_level = config.white_level
+        return record_image.encode_for_record(data, white_level=white_level).encoded
 
     options = decode_files.DecodeOptions(
         root=source.root,
@@ -65,11 +69,12 @@ def _check_photos(config: Config, root: Path) -> _Checked:
     rows = decode_files.decode(
         options, source, None, decode_files.Runner(config.workers), settings={}
     )
+    crashed |= {row.path for row in rows if "crashed" in photo_findings.kinds_of(row)}
     with standard_error.silenced():  # the workers have heard it
         similar = near_duplicates.search(
             rows,
             source,
-            encoded=lambda index: encoded(source.photos[index]),
+            encoded=lambda index: encoded(rows[index].path),
             num_workers=config.workers,
         )
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
@@ -88,15 +93,7 @@ def _check_photos(config: Config, root: Path) -> _Checked:
         findings=_sorted(findings),
         notes=(*source.notes, *ignored),
     )
-    photo_at = {photo.path: photo for photo in source.photos}
-    crashed = {row.path for row in rows if "crashed" in photo_findings.kinds_of(row)}
-
-    def shown(path: str) -> bytes:
-        if path in crashed:  # it would take this process down as well
-            raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
-        return encoded(photo_at[path])
-
-    return report, rows, shown
+    return report, rows, encoded
 
 
 def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:

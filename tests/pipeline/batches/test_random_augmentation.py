@@ -31,6 +31,12 @@ MANY = {
 SETTINGS = config_flags.settings_of(augmentation_settings.Augmentation)
 
 
+def random_views(sizes, spec, key):
+    """Views that the key decides."""
+    uniform = crop_and_resize.seeded_generator(key).random((len(sizes), 3))
+    return crop_and_resize.drawn_views(sizes, spec, uniform)
+
+
 def views_of(sizes, spec=SPEC, key=KEY, order=None, **settings):
     order = np.arange(len(sizes)) if order is None else order
     return random_augmentation.draw_views(
@@ -47,7 +53,7 @@ def columns(views, settings):
 
 def test_without_augmentation_views_are_random_windows_and_mirrored():
     found = views_of(SIZES)
-    plain = crop_and_resize.random_views(SIZES, SPEC, (*KEY, 1))
+    plain = random_views(SIZES, SPEC, (*KEY, 1))
     assert found.windows.tobytes() == plain.windows.tobytes()
     assert found.mirrored.tolist() == plain.mirrored.tolist()
     assert any(plain.mirrored)
