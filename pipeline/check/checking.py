@@ -78,7 +78,10 @@ def _check_photos(config: Config, root: Path) -> _Checked:
             num_workers=config.workers,
         )
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
-    counts = photo_findings.count_photos(rows, source)
+    pairs = zip(rows, source.photos, strict=True)
+    given = (dataclasses.replace(row, split=photo.split) for row, photo in pairs)
+    tally = manifest.Tally(source.class_names, given)
+    counts = tally.counts("photos", "usable", *source.given)
     findings = [
         *photo_findings.find_groups(rows, source, groups),
         *photo_findings.find_small_classes(counts),
@@ -119,14 +122,7 @@ def _check_records(root: Path, num_workers: int) -> _Checked:
         )
         paths = tuple((row.path,) for row in outdated)
         findings.append(Finding("outdated pixels", "warning", meaning, paths))
-    counts = {
-        name: {
-            "photos": counter["photos"],
-            "usable": counter["photos"] - counter["skipped"],
-            **{split: counter[split] for split in manifest.SPLITS},
-        }
-        for name, counter in converted.tally.classes.items()
-    }
+    counts = converted.tally.counts("photos", "usable", *manifest.SPLITS)
     filled = [name for name in manifest.SPLITS if converted.included(name)]
     findings += photo_findings.find_small_classes(counts)
     findings += photo_findings.find_missing_splits(counts, filled, "warning")

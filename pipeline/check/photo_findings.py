@@ -163,22 +163,6 @@ def find_groups(
     return [finding for finding in findings if finding.groups]
 
 
-def count_photos(rows: Sequence[Row], source: Source) -> dict[str, dict[str, int]]:
-    """Return the Counts of a source, with the splits that it gives."""
-    counts = {
-        name: dict.fromkeys(("photos", "usable", *source.given), 0)
-        for name in source.class_names
-    }
-    for row, photo in zip(rows, source.photos, strict=True):
-        if count := counts.get(row.class_name):
-            count["photos"] += 1
-            if row.is_included:
-                count["usable"] += 1
-                if photo.split:
-                    count[photo.split] += 1
-    return counts
-
-
 def find_small_classes(counts: Counts) -> list[Finding]:
     """Find classes that are too small for a split, or much smaller than others."""
     small = split_assignment.SMALL_CLASS

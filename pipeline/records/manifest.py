@@ -34,8 +34,8 @@ _NOT_OF_RECORDS = {
 class Tally:
     """Numbers of photos, and bytes of records, for each class.
 
-    `classes` is {class name: Counter}, whose keys are "photos", "bytes", and the names
-    of actions and splits; `others` counts the files in no class.
+    `classes` is {class name: Counter}, whose keys are "photos", "usable", "bytes", and
+    the names of actions and splits; `others` counts the files in no class.
     """
 
     def __init__(self, class_names: Iterable[str], rows: Iterable[Row]) -> None:
@@ -49,8 +49,16 @@ class Tally:
             counter["photos"] += 1
             counter[row.action] += 1
             if row.is_included:
+                counter["usable"] += 1
                 counter[row.split] += 1
                 counter["bytes"] += row.length
+
+    def counts(self, *columns: str) -> dict[str, dict[str, int]]:
+        """Return {class name: {column: number}}."""
+        return {
+            name: {column: counter[column] for column in columns}
+            for name, counter in self.classes.items()
+        }
 
     def total(self) -> collections.Counter[str]:
         """Return the counts of all classes and other files together."""
@@ -106,10 +114,7 @@ class Manifest:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return {class name: {split: number of photos in the records}}."""
-        return {
-            name: {split: counter[split] for split in SPLITS}
-            for name, counter in self.tally.classes.items()
-        }
+        return self.tally.counts(*SPLITS)
 
     def divided_groups(self) -> list[list[Row]]:
         """Return the rows of each group whose photos are in several splits."""
