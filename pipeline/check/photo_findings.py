@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pipeline.grouping import near_duplicates, photo_groups, split_assignment
-from pipeline.grouping.photo_groups import Group, PhotoGroups
+from pipeline.grouping.photo_groups import PhotoGroups
 from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Code, Row
 from pipeline.sources import photo_source
@@ -127,17 +127,14 @@ def find_groups(
     rows: Sequence[Row], source: Source, groups: PhotoGroups
 ) -> list[Finding]:
     """Find photos that show the same; photos that convert leaves out count, too."""
-
-    def classes(group: Group) -> set[str]:
-        return {rows[index].class_name for index in group}
-
     same_pixels = groups.same_pixels(rows)
     pixels_of = {
         index: number for number, group in enumerate(same_pixels) for index in group
     }
-    alike = groups.same_picture(rows)
+    alike, copies = groups.same_picture(rows), photo_groups.same_files(rows)
+    of_several_classes = photo_groups.differing(alike, rows, "class_name")
     sets = {
-        "conflicting labels": [g for g in same_pixels if len(classes(g)) > 1],
+        "conflicting labels": photo_groups.differing(same_pixels, rows, "class_name"),
         "across splits": [
             group
             for group in (groups.together(rows) if source.given else [])
@@ -145,16 +142,13 @@ def find_groups(
         ],
         "one picture in several classes": [
             group
-            for group in alike
-            if len(classes(group)) > 1
-            and len({pixels_of.get(index, -1 - index) for index in group}) > 1
+            for group in of_several_classes
+            if len({pixels_of.get(index, -1 - index) for index in group}) > 1
         ],
         "exact copies": [
-            group for group in photo_groups.same_files(rows) if len(classes(group)) == 1
+            g for g in copies if not photo_groups.differing([g], rows, "class_name")
         ],
-        "near-duplicates": [
-            group for group in alike if len({rows[index].sha256 for index in group}) > 1
-        ],
+        "near-duplicates": photo_groups.differing(alike, rows, "sha256"),
     }
     findings = []
     for kind, members in sets.items():

@@ -30,15 +30,11 @@ def lines(
     Photos were left out for their labels, or for the splits of their groups. Rows have
     group and split.
     """
-
-    def is_mixed(group: Group, column: str) -> bool:
-        return len({getattr(rows[index], column) for index in group}) > 1
-
     copies = [index for group in photo_groups.same_files(rows) for index in group[1:]]
     alike = groups.same_picture(rows)
-    near = [group for group in alike if is_mixed(group, "sha256")]
-    mixed = [group for group in alike if is_mixed(group, "class_name")]
-    divided = [group for group in groups.together(rows) if is_mixed(group, "split")]
+    near = photo_groups.differing(alike, rows, "sha256")
+    mixed = photo_groups.differing(alike, rows, "class_name")
+    divided = photo_groups.differing(groups.together(rows), rows, "split")
     keys = [
         key
         for row, key in zip(rows, groups.user_keys, strict=True)

@@ -78,6 +78,11 @@ def connect(pairs: Iterable[Sequence[int]]) -> list[Group]:
     return list(groups.values())
 
 
+def differing(groups: Iterable[Group], rows: Sequence[Row], column: str) -> list[Group]:
+    """Return the groups whose photos differ in a column of the manifest."""
+    return [g for g in groups if len({getattr(rows[index], column) for index in g}) > 1]
+
+
 def _copies(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     """Yield pairs that connect the included photos of each SHA-256."""
     return _pairs_of_equal(row.sha256 if row.is_included else None for row in rows)
