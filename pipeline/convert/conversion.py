@@ -32,6 +32,8 @@ _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
 _ROW_SETTINGS = (
     *("resize_min", "max_pixels", "animated", "shard_mb", "group_by", "conflicts"),
 )
+# Settings that decide what the records and hashes are.
+_RECORD_SETTINGS = ("resize_min", "max_pixels", "white_level", "animated", "duplicates")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def _select(
         white_level=config.white_level,
         refuse_animated=config.animated == "refuse",
     )
-    settings = options.settings | {"duplicates": near_duplicates.VERSION}
+    settings = {name: info.settings.get(name, 0) for name in _RECORD_SETTINGS}
     rows = decode_files.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)

@@ -53,16 +53,6 @@ class DecodeOptions:
     white_level: int = 0
     refuse_animated: bool = False
 
-    @property
-    def settings(self) -> dict[str, int | str]:
-        """Settings that decide a record's bytes, under their names in the manifest."""
-        return {
-            "resize_min": self.resize_min,
-            "max_pixels": self.max_pixels,
-            "white_level": self.white_level,
-            "animated": "refuse" if self.refuse_animated else "first",
-        }
-
 
 # Videos and archives lie among photos; none of them is read into memory.
 _MAX_FILE_BYTES = 512 << 20

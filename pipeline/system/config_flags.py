@@ -24,21 +24,18 @@ _MAX_NAMES = 20  # in a suggestion
 _LIMIT = 1 << 63  # of whole numbers: libraries take no larger ones
 # Names that people try -> settings that they may mean.
 _SYNONYMS = {
-    "lr": ["learning_rate"],
-    "bs": ["batch_size"],
-    "output": ["out", "run_dir"],
-    "output_dir": ["out", "run_dir"],
-    "out": ["run_dir", "explain"],
-    "model": ["ckpt", "run_dir"],
-    "weights": ["ckpt"],
-    "checkpoint": ["ckpt"],
-    "pretrained": ["ckpt"],
-    "dataset": ["data"],
-    "config": ["recipe"],
-    "network": ["arch"],
-    "classes": ["labels"],
-    "flip": ["mirror"],
-    "threshold": ["unknown_below", "min_accuracy"],
+    "lr": ("learning_rate",),
+    "bs": ("batch_size",),
+    **dict.fromkeys(("output", "output_dir"), ("out", "run_dir")),
+    "out": ("run_dir", "explain"),
+    "model": ("ckpt", "run_dir"),
+    **dict.fromkeys(("weights", "checkpoint", "pretrained"), ("ckpt",)),
+    "dataset": ("data",),
+    "config": ("recipe",),
+    "network": ("arch",),
+    "classes": ("labels",),
+    "flip": ("mirror",),
+    "threshold": ("unknown_below", "min_accuracy"),
 }
 
 
