@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pipeline.grouping import near_duplicates, photo_groups, split_assignment
-from pipeline.grouping.photo_groups import PhotoGroups
 from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Code, Row
 from pipeline.sources import photo_source
-from pipeline.sources.photo_source import Source
 
 Severity = Literal["error", "warning", "note"]
 # {class name: {"photos", "usable" or a split: number of photos}}
@@ -124,7 +122,7 @@ class Report:
 
 
 def find_groups(
-    rows: Sequence[Row], source: Source, groups: PhotoGroups
+    rows: Sequence[Row], source: photo_source.Source, groups: photo_groups.PhotoGroups
 ) -> list[Finding]:
     """Find photos that show the same; photos that convert leaves out count, too."""
     same_pixels = groups.same_pixels(rows)

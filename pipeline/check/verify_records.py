@@ -11,7 +11,6 @@ from typing import Any
 
 from pipeline.images import file_headers, opencv
 from pipeline.records import manifest, stored_photo
-from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import ImageError, Row
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
@@ -34,7 +33,7 @@ class _Task:
         return f"{place}: {problem}" if problem else ""
 
 
-def verify(converted: Manifest, *, num_workers: int = 0) -> list[str]:
+def verify(converted: manifest.Manifest, *, num_workers: int = 0) -> list[str]:
     """Read every record: checksums, all features, and its pixels in full.
 
     What `manifest.read` checks is not checked again. The result is the first fault of
@@ -70,7 +69,7 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[str]:
     return faults
 
 
-def _check_head(converted: Manifest) -> list[str]:
+def _check_head(converted: manifest.Manifest) -> list[str]:
     """Compare the counts in manifest.json with those of the rows."""
     path = converted.directory / manifest.HEAD_NAME
     head = json.loads(path.read_text(encoding="ascii"))

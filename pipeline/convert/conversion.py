@@ -8,14 +8,12 @@ import numpy as np
 
 from pipeline.convert import conversion_notes, label_corrections, record_files
 from pipeline.convert.convert_settings import Config
-from pipeline.convert.label_corrections import Correction
 from pipeline.grouping import (
     near_duplicates,
     photo_groups,
     photo_selection,
     split_assignment,
 )
-from pipeline.grouping.photo_groups import PhotoGroups
 from pipeline.images import decode_files, decode_with_beam, opencv, photo_pixels
 from pipeline.records import manifest, previous_dataset, staging, stored_photo
 from pipeline.records.manifest import DatasetInfo, Manifest
@@ -100,7 +98,7 @@ def _select(
     previous: PreviousDataset | None,
     info: DatasetInfo,
     runner: decode_files.Runner,
-    corrections: list[Correction],
+    corrections: list[label_corrections.Correction],
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
@@ -129,7 +127,7 @@ def _select(
         encoded=lambda index: photos.record(rows[index]).encoded,
         num_workers=config.workers,
     )
-    groups = PhotoGroups(similar=similar, user_keys=user_keys)
+    groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
     contradicting: photo_selection.Reasons = {}
     if config.conflicts == "leave_out":
         same_pixels = groups.same_pixels(rows)

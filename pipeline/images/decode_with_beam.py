@@ -20,7 +20,6 @@ from typing import Any
 
 from pipeline.images import decode_files
 from pipeline.records import manifest_row, staging
-from pipeline.records.manifest_row import Row
 from pipeline.system import file_system, process_pool
 from pipeline.system.errors import DataError
 
@@ -59,7 +58,7 @@ class Beam(decode_files.Runner):
 
     def convert(
         self, options: decode_files.DecodeOptions, tasks: Iterable[decode_files.Task]
-    ) -> Iterator[tuple[decode_files.Task, Row | None]]:
+    ) -> Iterator[tuple[decode_files.Task, manifest_row.Row | None]]:
         """Decode files in the workers, which write to the staging folder."""
         if options.part_dir is None:
             raise ValueError("workers of a cluster need a folder to write to")
