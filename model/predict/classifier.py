@@ -15,6 +15,7 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
 from pipeline.records import stored_photo
 from pipeline.records.manifest_row import Row
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -122,41 +123,42 @@ class Explainer:
 
     Attributes:
         index: training photos to compare with; None if they cannot be read.
-        notes: lines that say which explanations are missing, and why.
     """
 
     def __init__(self, classifier: Classifier, data: str = "") -> None:
-        """Prepare; raise DataError if nothing can be explained.
+        """Prepare, and log what cannot be explained; DataError if nothing can be.
 
         Computes the features of the training photos if none are cached. `data` is the
         folder of the run's records if they were moved.
         """
         self.index: similar_photos.SimilarityIndex | None = None
-        self.notes: list[str] = []
+        notes: list[str] = []
         model, run = classifier.model, classifier.run
         self._scorer = classifier.stranger_scorer
         embedder: Any = None  # image -> (input of the head, logits)
         if run is None:
-            self.notes.append("No similar training photos: only runs have them.")
+            notes.append("No similar training photos: only runs have them.")
         else:
             try:
                 embedder = similar_photos.build_embedder(run, model)
                 self.index = similar_photos.build_index(run, model, data)
             except (DataError, OSError) as error:
-                self.notes.append(f"No similar training photos: {error}")
+                notes.append(f"No similar training photos: {error}")
         self._has_heat = True
         try:
             self._step = grad_cam.explained_predictions(
                 model, embedder.outputs[:1] if embedder else ()
             )
         except grad_cam.NoSpatialLayer as error:
-            self.notes.insert(0, str(error))
+            notes.insert(0, str(error))
             if self.index is None:
-                raise DataError(" ".join(self.notes)) from error
+                raise DataError(" ".join(notes)) from error
             self._has_heat = False
             self._step = traced_function.for_any_batch(
                 lambda images: embedder(images, training=False)[::-1]
             )
+        for line in notes:
+            command_line.note(line)
 
     def explain(
         self, images: np.ndarray, num_similar: int

@@ -1,10 +1,12 @@
-"""Predict the classes of photos, with a picture of the reasons on request."""
+"""Predict the classes of photos and videos; draw the reasons on request."""
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,11 @@ from model.predict import (
     explanation_picture,
     output_formats,
     photo_batches,
-    video_predictions,
 )
 from model.predict.predict_settings import Config
 from model.predict.unlabelled import suggestions
 from model.weights import pretrained_classifier
+from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files, video_frames
 from pipeline.records.manifest_row import Code
@@ -27,6 +29,7 @@ from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 5
+_FRAMES = 16  # of a video that are classified at once
 # What photos without the ending of an image are not.
 _OTHER_FILES = {Code.NOT_AN_IMAGE, Code.EMPTY, Code.TOO_MANY_BYTES}
 
@@ -96,11 +99,41 @@ def predict(
         command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
     if frames and videos:
         with contextlib.closing(frames.resized(photo_classifier.resize_min)) as resized:
-            yield from video_predictions.predict(
-                resized, photo_classifier.spec, predictor.predict
-            )
+            yield from _with_spans(predictor.of_frames(resized))
     elif len(others) == len(paths):
         raise nothing
+
+
+def _with_spans(
+    predictions: Iterable[output_formats.Prediction],
+) -> Iterator[output_formats.Prediction]:
+    """Yield the predictions for frames, and one for each span when it has ended."""
+    for (_, answer, _), group in itertools.groupby(predictions, _kind):
+        span = []
+        for prediction in group:
+            yield prediction
+            span.append(prediction)
+        if answer:
+            yield _mean(span)
+
+
+def _kind(prediction: output_formats.Prediction) -> tuple[str, str, bool]:
+    """Return what the frames of a span have in common."""
+    return prediction.photo, prediction.answer, prediction.is_stranger
+
+
+def _mean(span: Sequence[output_formats.Prediction]) -> output_formats.Prediction:
+    """Return a prediction for a span of frames, with the means of their figures."""
+    first = span[0]
+    scores = [p.stranger_score for p in span if p.stranger_score is not None]
+    probability = statistics.fmean(p.probability or 0.0 for p in span)
+    return dataclasses.replace(
+        first,
+        classes=((first.answer, probability),),
+        stranger_score=statistics.fmean(scores) if scores else None,
+        until_s=span[-1].time_s,
+        num_frames=len(span),
+    )
 
 
 class _Predictor:
@@ -118,8 +151,6 @@ class _Predictor:
         self._explainer: classifier.Explainer | None = None
         if config.explain:
             self._explainer = classifier.Explainer(photo_classifier, config.data)
-            for line in self._explainer.notes:
-                command_line.log(f"note: {line}")
             self._pictures = explanation_picture.Pictures(
                 Path(config.explain), self._explainer, photo_classifier.spec
             )
@@ -170,3 +201,22 @@ class _Predictor:
                     prediction, batch.images[number], explanations[number]
                 )
             yield prediction
+
+    def of_frames(
+        self, frames: Iterable[video_frames.Frame]
+    ) -> Iterator[output_formats.Prediction]:
+        """Yield one prediction for each frame, or for the problem of a video."""
+        spec, remaining = self._classifier.spec, iter(frames)
+        network_input = single_photo.NetworkInput(spec)
+        while frames_of_batch := list(itertools.islice(remaining, _FRAMES)):
+            videos = [frame.video for frame in frames_of_batch]
+            results = [
+                frame.problem or network_input.of_pixels(frame.pixels)
+                for frame in frames_of_batch
+            ]
+            batch = photo_batches.PhotoBatch.of(videos, results, spec)
+            for frame, prediction in zip(
+                frames_of_batch, self.predict(batch), strict=True
+            ):
+                time_s = None if frame.problem else frame.time_s
+                yield dataclasses.replace(prediction, time_s=time_s)

@@ -42,11 +42,8 @@ class Service:
         self.explainer: Explainer | None = None  # if nothing can be explained
         try:
             self.explainer = Explainer(classifier, config.data)
-            notes = self.explainer.notes
         except DataError as error:
-            notes = [str(error)]
-        for line in notes:
-            command_line.log(f"note: {line}")
+            command_line.note(str(error))
         index = self.explainer.index if self.explainer else None
         self._rows = {row.sha256: row for row in index.rows} if index else {}
         self._network_input = single_photo.NetworkInput(classifier.spec)

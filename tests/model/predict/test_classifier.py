@@ -43,9 +43,10 @@ def test_equal_probabilities_are_in_label_order(convolutional):
     assert [n for n, _ in convolutional.most_probable(np.full(3, 1 / 3), 5)] == [*"abc"]
 
 
-def test_a_weight_file_has_no_training_photos(convolutional):
+def test_a_weight_file_has_no_training_photos(convolutional, capsys):
     explainer = classifier.Explainer(convolutional)
-    assert explainer.notes == ["No similar training photos: only runs have them."]
+    note = "note: No similar training photos: only runs have them.\n"
+    assert capsys.readouterr().err == note
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     logits, _, explanations = explainer.explain(images, 3)
     step = training_loop.make_predict_step(convolutional.model)
