@@ -62,13 +62,12 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
     if folder and frames.videos:
         command_line.note("--sort_into copies photos; frames of videos are not copied")
     pool = suggestions.Pool(config, photo_classifier) if config.suggest else None
-    count, num_bad, first_bad = 0, 0, ""
+    count, unreadable = 0, []
     last = []  # spans, which text shows after the frames
     for prediction in predicting.predict(config, photo_classifier, frames, pool):
         count += not prediction.num_frames
         if prediction.problem:
-            num_bad += 1
-            first_bad = first_bad or prediction.photo
+            unreadable.append(prediction.photo)
         elif folder and prediction.time_s is None:
             folder.add(prediction.photo, sorted_photos.folder_of(prediction))
         text = format_prediction(prediction)
@@ -82,10 +81,11 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         _write("".join(map(format_prediction, pool.suggest())), raw=raw)
     if folder:
         folder.log()
-    if num_bad:
+    if unreadable:
         kinds = "photos and frames" if frames.videos else "photos"
         raise DataError(
-            f"{num_bad} of {count} {kinds} could not be read, the first: {first_bad}"
+            f"{len(unreadable)} of {count} {kinds} could not be read, the first: "
+            f"{unreadable[0]}"
         )
 
 

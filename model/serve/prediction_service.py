@@ -5,7 +5,6 @@ after the other. Batches of waiting photos had 0.76 to 0.81 of that rate on 2 co
 because all threads wait for a batch, and then no decoder is ahead.
 """
 
-import functools
 import threading
 from typing import NamedTuple
 
@@ -20,8 +19,7 @@ from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 6
-_THUMBNAIL_PX, _LARGE_PX = 160, 1024
-_CACHED_THUMBNAILS = 1024  # about 5 KB each
+THUMBNAIL_PX, LARGE_PX = 160, 1024  # sides of a training photo on the page
 
 
 class ClassifiedPhoto(NamedTuple):
@@ -56,8 +54,6 @@ class Service:
         )
         self._step = classifier.predict_step()
         self._lock = threading.Lock()  # of the network
-        self.thumbnail = functools.lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
-        self.large = functools.partial(self._thumbnail, side=_LARGE_PX)
 
     def warm_up(self) -> None:
         """Start the processes and classify a photo, so that no visitor waits for it."""
@@ -94,7 +90,7 @@ class Service:
         """End the processes."""
         self._decoders.close()
 
-    def _thumbnail(self, sha256: str, side: int = _THUMBNAIL_PX) -> bytes:
+    def thumbnail(self, sha256: str, side: int = THUMBNAIL_PX) -> bytes:
         """Return a small JPEG of the training photo of this SHA-256, or raise KeyError.
 
         A number would name another photo of another run, and browsers cache thumbnails.

@@ -107,9 +107,12 @@ class _Health(guarded_requests.Handler):
 class _Thumbnail(guarded_requests.Handler):
     async def answer(self, name: str) -> None:
         service: prediction_service.Service = self.settings["service"]
-        read = service.large if self.request.query == "large" else service.thumbnail
+        is_large = self.request.query == "large"
+        side = (
+            prediction_service.LARGE_PX if is_large else prediction_service.THUMBNAIL_PX
+        )
         try:
-            thumbnail = await asyncio.to_thread(read, name)
+            thumbnail = await asyncio.to_thread(service.thumbnail, name, side)
         except KeyError as error:
             raise Refusal(404, "There is no such training photo.") from error
         except (DataError, ImageError, OSError) as error:

@@ -1,7 +1,6 @@
 """Copy photos into class folders; nothing is moved or replaced."""
 
 import collections
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -76,11 +75,8 @@ class SortedPhotos:
                 )
         # Files that were there before, by their size in bytes.
         self._before: dict[int, list[Path]] = collections.defaultdict(list)
-        for parent, _, names in os.walk(self._root):
-            for path in (Path(parent, name) for name in names):
-                with contextlib.suppress(OSError):
-                    if path.is_file():
-                        self._before[path.stat().st_size].append(path)
+        for path in filter(Path.is_file, self._root.rglob("*")):
+            self._before[path.stat().st_size].append(path)
         self._digest = functools.cache(_digest)
         self._counts: collections.Counter[str] = collections.Counter()
         self._new_folders: list[str] = []

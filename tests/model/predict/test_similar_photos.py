@@ -106,17 +106,22 @@ def small(folder, found, *, has_head, has_places=True):
     )
 
 
-def test_the_head_of_a_model_inside_another_is_found(found, tmp_path):
+def notes(capsys):
+    lines = capsys.readouterr().err.splitlines()
+    return [line for line in lines if line.startswith("note: ")]
+
+
+def test_the_head_of_a_model_inside_another_is_found(found, tmp_path, capsys):
     explainer = classifier.Explainer(small(tmp_path, found, has_head=True))
-    assert explainer.notes == []
+    assert notes(capsys) == []
     _, _, explanations = explainer.explain(np.zeros((2, 24, 24, 3), np.uint8), 3)
     assert [len(explanation.similar) for explanation in explanations] == [3, 3]
 
 
-def test_a_network_without_places_still_finds_similar_photos(found, tmp_path):
+def test_a_network_without_places_still_finds_similar_photos(found, tmp_path, capsys):
     network = small(tmp_path, found, has_head=True, has_places=False)
     explainer = classifier.Explainer(network)
-    (line,) = explainer.notes
+    (line,) = notes(capsys)
     assert "so there is no Grad-CAM" in line
     logits, _, explanations = explainer.explain(np.zeros((2, 24, 24, 3), np.uint8), 3)
     assert logits.shape == (2, 3)
@@ -124,8 +129,8 @@ def test_a_network_without_places_still_finds_similar_photos(found, tmp_path):
     assert [len(explanation.similar) for explanation in explanations] == [3, 3]
 
 
-def test_a_network_without_a_head_finds_no_similar_photos(found, tmp_path):
-    explainer = classifier.Explainer(small(tmp_path, found, has_head=False))
-    (line,) = explainer.notes
-    assert line.startswith("No similar training photos: ")
+def test_a_network_without_a_head_finds_no_similar_photos(found, tmp_path, capsys):
+    classifier.Explainer(small(tmp_path, found, has_head=False))
+    (line,) = notes(capsys)
+    assert line.startswith("note: No similar training photos: ")
     assert "Expected a layer head_pool or head_flatten" in line
