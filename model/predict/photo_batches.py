@@ -17,12 +17,13 @@ from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, isolated_decoder, photo_files
 from pipeline.records.manifest_row import ImageError
-from pipeline.system import command_line
+from pipeline.system import command_line, process_pool
 
 _TIMEOUT_S = 60.0
 _BATCHES_AHEAD = 2
 
 _Result = np.ndarray | ImageError  # of a photo: its pixels, or why there are none
+_Pending = concurrent.futures.Future[_Result]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,8 @@ def read(
     """
     num_workers = command_line.available_cpus()
     network_input = single_photo.NetworkInput(spec)
-    waiting = collections.deque[tuple[str, concurrent.futures.Future[_Result]]]()
-    remaining = iter(photos)
+    blocks = process_pool.blocks(photos, batch_size)
+    waiting = collections.deque[tuple[Sequence[str], list[_Pending]]]()
     with (
         isolated_decoder.Decoders(
             num_workers,
@@ -81,17 +82,13 @@ def read(
 
         try:
             while True:
-                num_free = (_BATCHES_AHEAD + 1) * batch_size - len(waiting)
-                for photo in itertools.islice(remaining, num_free):
-                    waiting.append((photo, threads.submit(pixels, photo)))
+                num_free = _BATCHES_AHEAD + 1 - len(waiting)
+                for block in itertools.islice(blocks, num_free):
+                    waiting.append((block, [threads.submit(pixels, p) for p in block]))
                 if not waiting:
                     return
-                size = min(batch_size, len(waiting))
-                names, pending = zip(
-                    *(waiting.popleft() for _ in range(size)), strict=True
-                )
-                results = [future.result() for future in pending]
-                yield PhotoBatch.of(names, results, spec)
+                names, pending = waiting.popleft()
+                yield PhotoBatch.of(names, [task.result() for task in pending], spec)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             running.close()

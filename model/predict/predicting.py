@@ -25,7 +25,7 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files, video_frames
 from pipeline.records.manifest_row import Code
 from pipeline.sources.lists import label_files
-from pipeline.system import command_line
+from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 5
@@ -206,17 +206,12 @@ class _Predictor:
         self, frames: Iterable[video_frames.Frame]
     ) -> Iterator[output_formats.Prediction]:
         """Yield one prediction for each frame, or for the problem of a video."""
-        spec, remaining = self._classifier.spec, iter(frames)
+        spec = self._classifier.spec
         network_input = single_photo.NetworkInput(spec)
-        while frames_of_batch := list(itertools.islice(remaining, _FRAMES)):
-            videos = [frame.video for frame in frames_of_batch]
-            results = [
-                frame.problem or network_input.of_pixels(frame.pixels)
-                for frame in frames_of_batch
-            ]
+        for block in process_pool.blocks(frames, _FRAMES):
+            results = [f.problem or network_input.of_pixels(f.pixels) for f in block]
+            videos = [frame.video for frame in block]
             batch = photo_batches.PhotoBatch.of(videos, results, spec)
-            for frame, prediction in zip(
-                frames_of_batch, self.predict(batch), strict=True
-            ):
+            for frame, prediction in zip(block, self.predict(batch), strict=True):
                 time_s = None if frame.problem else frame.time_s
                 yield dataclasses.replace(prediction, time_s=time_s)
