@@ -11,7 +11,6 @@ import pipeline.start  # noqa: F401 # isort: skip
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,21 +112,12 @@ def split_rows(config: Config, before: Manifest) -> Manifest:
     return dataclasses.replace(before, info=info, rows=rows)
 
 
-def count_table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return the lines of a table of {class name: {split: number of photos}}."""
-    total = sum(map(collections.Counter, counts.values()), collections.Counter[str]())
-    rows = [
-        (name, *(count[split] for split in SPLITS))
-        for name, count in (*counts.items(), ("total", total))
-    ]
-    return command_line.table(("class", *SPLITS), rows)
-
-
 def main(typed: dict[str, Any]) -> None:
     """Split the data set named on the command line."""
     config = config_flags.build(Config, typed)
     converted = resplit(config)
-    command_line.say(*count_table(converted.counts()))
+    rows = converted.tally.rows(*SPLITS)
+    command_line.say(*command_line.table(("class", *SPLITS), rows))
     if replaced := converted.info.settings.get("given_splits"):
         command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}). "

@@ -14,11 +14,8 @@ from pipeline.system import command_line
 def counts(tally: Tally) -> list[str]:
     """Return the lines of a table of photos by class, action and split."""
     columns = ("photos", "copied", "reencoded", "skipped", *SPLITS)
-    others = [("(no class)", tally.others)] if tally.others else []
-    rows = [
-        (name, *(count[column] for column in columns), f"{count['bytes'] / 1e6:.1f}")
-        for name, count in (*tally.classes.items(), *others, ("total", tally.total()))
-    ]
+    table = tally.rows(*columns, "bytes")
+    rows = [(*cells, f"{num_bytes / 1e6:.1f}") for *cells, num_bytes in table]
     return command_line.table(("class", *columns, "MB"), rows)
 
 

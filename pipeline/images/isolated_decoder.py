@@ -12,7 +12,6 @@ the record's image is the file itself.
 
 import contextlib
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Self
@@ -60,13 +59,11 @@ class Decoders:
         `max_pixels`. Pixels equal those of a conversion with the same settings.
         """
         self._timeout_s = timeout_s
+        self._settings = {"resize_min": resize_min, "white_level": white_level}
         self._lock = threading.Lock()  # of a thread that waits for all processes
         self._children = [
             sandbox.Child(
                 "pipeline.images.isolated_decoder",
-                str(max_pixels),
-                str(resize_min),
-                str(white_level),
                 task="decode photos",
                 environment={opencv.MAX_PIXELS_NAME: str(max_pixels)},
             )
@@ -125,7 +122,7 @@ class Decoders:
         """Let one process decode, while `num_taken` are taken from other threads."""
         limit = f"{self._timeout_s:g} s to decode"
         with refusals(limit), self._taken(num_taken) as (child, *_):
-            child.send({}, data, timeout_s=self._timeout_s)
+            child.send(self._settings, data, timeout_s=self._timeout_s)
             return child.receive()
 
     def close(self) -> None:
@@ -142,18 +139,16 @@ class Decoders:
 
 def main() -> None:
     """Decode what a parent process sends, until that ends."""
-    max_pixels, resize_min, white_level = map(int, sys.argv[1:])
     standard_error.collect()
     opencv.use_one_thread()
-    sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * max_pixels)
+    sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * opencv.max_pixels)
 
     def answers(
-        _: sandbox.Header, data: bytes
+        settings: sandbox.Header, data: bytes
     ) -> Iterator[tuple[sandbox.Header, bytes]]:
+        del settings["timeout_s"]
         try:
-            image = record_image.encode_for_record(
-                data, resize_min=resize_min, white_level=white_level
-            )
+            image = record_image.encode_for_record(data, **settings)
         except ImageError as error:
             yield {"error": str(error), "kind": error.kind}, b""
         else:

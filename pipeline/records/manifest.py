@@ -60,6 +60,15 @@ class Tally:
             for name, counter in self.classes.items()
         }
 
+    def rows(self, *columns: str) -> list[tuple[Any, ...]]:
+        """Return rows of a table: the classes, other files if any, and the total."""
+        has_others = any(self.others[column] for column in columns)
+        others = [("(no class)", self.others)] if has_others else []
+        counters = (*self.classes.items(), *others, ("total", self.total()))
+        return [
+            (name, *(count[column] for column in columns)) for name, count in counters
+        ]
+
     def total(self) -> collections.Counter[str]:
         """Return the counts of all classes and other files together."""
         return sum((*self.classes.values(), self.others), collections.Counter())

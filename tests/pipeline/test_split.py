@@ -66,9 +66,3 @@ def test_the_same_split_again_writes_nothing(found, tmp_path):
 def test_wrong_settings_are_refused(how):
     with pytest.raises(ValueError, match="--"):
         split.Config(**how)
-
-
-def test_a_class_may_be_called_total():
-    counts = {key: {"train": 2, "validation": 1, "test": 1} for key in ("total", "z")}
-    lines = [line.split() for line in split.count_table(counts)[1:]]
-    assert [line[:2] for line in lines] == [["total", "2"], ["z", "2"], ["total", "4"]]
