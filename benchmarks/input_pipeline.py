@@ -4,7 +4,7 @@
     python benchmarks/input_pipeline.py [FOLDER] --augment [--rounds=5]
     python benchmarks/input_pipeline.py --large [--photos=200] [--rounds=3]
 
-Times an epoch of dataset.Training: read a record, decode a random window, resize,
+Times an epoch of image_batches.Training: read a record, decode a random window, resize,
 mirror, make batches of 64. The limit is TensorFlow's full decode of the same JPEGs from
 memory, without any use of the pixels. The baseline is image_dataset_from_directory with
 random crop and flip. All use the same cores.
@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.networks import registry
-from pipeline.batches import augmentation_settings, dataset
+from pipeline.batches import augmentation_settings, image_batches
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
@@ -66,7 +66,7 @@ def convert(folder: Path, out: Path, resize_min: int = 512) -> manifest.Manifest
 
 def graft_rate(records: manifest.Manifest, **augmentation: Any) -> Callable[[], float]:
     """Return a function that measures an epoch of Graft's training batches."""
-    data = dataset.Training(
+    data = image_batches.Training(
         records,
         SPEC,
         batch_size=BATCH_SIZE,
@@ -155,7 +155,7 @@ def make_candidates(
         return candidates, "no augmentation", f"{title}, augmented"
     limit = "limit: plain JPEG decode"
     candidates = {
-        "graft: dataset.Training": graft_rate(records),
+        "graft: image_batches.Training": graft_rate(records),
         limit: decode_rate(records),
         "baseline: image_dataset_from_directory": keras_rate(
             options.folder, len(records.included())

@@ -108,8 +108,5 @@ def assets(*own_files: Path) -> dict[str, markupsafe.Markup]:
         texts[path.suffix] += path.read_text(encoding="utf-8")
     digest = hashlib.sha256(texts[".js"].encode()).digest()
     script_hash = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-    return {
-        "style": markupsafe.Markup(texts[".css"]),  # our own files
-        "script": markupsafe.Markup(texts[".js"]),
-        "script_hash": markupsafe.Markup(script_hash),
-    }
+    parts = {"style": texts[".css"], "script": texts[".js"], "script_hash": script_hash}
+    return {name: markupsafe.Markup(text) for name, text in parts.items()}  # our files

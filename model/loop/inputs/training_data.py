@@ -12,7 +12,6 @@ from model.loop.inputs import feature_cache, near_copies
 from pipeline.batches import (
     augmentation_settings,
     crop_and_resize,
-    dataset,
     image_batches,
 )
 from pipeline.batches.input_spec import InputSpec
@@ -36,7 +35,7 @@ class Photos:
         """Prepare both splits; `seed` decides order, windows and augmentation."""
         self.batch_size = batch_size
         self._photos = records.included("train")
-        self._training = dataset.Training(
+        self._training = image_batches.Training(
             records,
             spec,
             batch_size=batch_size,
@@ -151,7 +150,7 @@ class CachedFeatures:
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of an epoch, and the view of each."""
         key = (self._seed, epoch)
-        order = self._train[dataset.permutation(len(self._train), key)]
+        order = self._train[image_batches.permutation(len(self._train), key)]
         random = crop_and_resize.seeded_generator((*key, 2))
         return order, random.integers(self._num_views, size=len(order))
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 from pipeline.batches import (
     augmentation_settings,
     crop_and_resize,
-    dataset,
     image_batches,
     random_augmentation,
 )
@@ -68,7 +67,7 @@ def element_spec(label):
 
 def test_element_specs_are_as_announced(found):
     expected = element_spec(tf.TensorSpec([None], tf.int32))
-    training = dataset.Training(found, SPEC, batch_size=4, seed=0)
+    training = image_batches.Training(found, SPEC, batch_size=4, seed=0)
     test = image_batches.Images(found, found.included("test"), SPEC, batch_size=4)
     for images in (training.images, test):
         assert images.dataset.element_spec == expected
@@ -76,7 +75,7 @@ def test_element_specs_are_as_announced(found):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 48, 100])
 def test_an_epoch_has_each_training_photo_once(found, batch_size):
-    training = dataset.Training(found, SPEC, batch_size=batch_size, seed=0)
+    training = image_batches.Training(found, SPEC, batch_size=batch_size, seed=0)
     rows = found.included("train")
     for epoch in range(2):
         batches = list(training.epoch(epoch))
@@ -104,7 +103,7 @@ def test_rows_are_evenly_spread():
 
 
 def test_batches_are_mixed_although_files_hold_one_class_each(found):
-    training = dataset.Training(found, SPEC, batch_size=16, seed=0)
+    training = image_batches.Training(found, SPEC, batch_size=16, seed=0)
     for batch in list(training.epoch(0))[:-1]:
         assert len(set(batch["label"].numpy())) == 3
 
@@ -220,7 +219,7 @@ EVERYTHING = {"crop_area": "0.08,1", **CHANGES, **MIXES}
 class TestAugmented:
     def training(self, found, seed=0, batch_size=8, spec=SPEC, **settings):
         augmentation = augmentation_settings.Augmentation(**settings)
-        return dataset.Training(
+        return image_batches.Training(
             found, spec, batch_size=batch_size, seed=seed, augmentation=augmentation
         )
 
@@ -261,7 +260,7 @@ class TestAugmented:
         plain, changed = self.epoch(found), self.epoch(found, **CHANGES)
         rows = found.included("train")
         sizes = np.array([(row.height, row.width) for row in rows])
-        order = dataset.permutation(len(rows), (0, 1))
+        order = image_batches.permutation(len(rows), (0, 1))
         views = random_augmentation.draw_views(augmentation, sizes, SPEC, order, (0, 1))
         kinds = collections.Counter()
         for place, number in enumerate(changed["row"]):
