@@ -176,10 +176,7 @@ def render(report: Report, rows: Sequence[Row], encoded: Encoded) -> str:
 def summary(report: Report) -> str:
     """Return the report as text."""
     columns = list(next(iter(report.counts.values())))
-    rows = [
-        (name, *(count[column] for column in columns))
-        for name, count in report.counts.items()
-    ]
+    rows = [(name, *count.values()) for name, count in report.counts.items()]
     lines = [*command_line.table(("class", *columns), rows), *report.notes]
     for finding in report.findings:
         paths = [" and ".join(group[:2]) for group in finding.groups]

@@ -82,15 +82,14 @@ def download(config: Config) -> list[str]:
     """
     photos, target = read(config), Path(config.target)
     _prepare(target)
-    missing = [photo for photo in photos if not outcome_on_disk(config, photo).is_there]
+    on_disk = functools.partial(outcome_on_disk, config)
+    missing = [photo for photo in photos if not on_disk(photo).is_there]
     outcomes: dict[str, Outcome] = {}
     try:
         with command_line.graceful():
             outcomes.update(download_all(missing, config))
     finally:
-        results = [
-            (p, outcomes.get(p.path) or outcome_on_disk(config, p)) for p in photos
-        ]
+        results = [(p, outcomes.get(p.path) or on_disk(p)) for p in photos]
         _write(target, results)
     words = [str(target), f"--csv={target / LISTING_NAME}"]
     words += [f"--labels={config.labels}"] if config.labels else []
