@@ -96,8 +96,8 @@ class TestErrors:
             )
 
     def test_records_are_read_from_data(self, shared_run, monkeypatch):
-        def service(*_, data, **__):
-            raise DataError(f"looked in {data}")
+        def service(_, config):
+            raise DataError(f"looked in {config.data}")
 
         monkeypatch.setattr(web_server.prediction_service, "Service", service)
         config = serve_settings.Config(
