@@ -12,8 +12,8 @@ import safetensors
 import safetensors.numpy
 
 from model.checkpoints import archive, bounds, caffemodel, errors, npy, other_formats
-from model.checkpoints.checkpoint import Checkpoint
-from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
+from model.checkpoints.checkpoint import Checkpoint, parse_dict, parse_metadata
+from model.checkpoints.hdf5 import h5, isolated_h5
 from model.checkpoints.pickles import pth, unpickle
 from model.checkpoints.tensorflow import ckpt, saved_model_folder
 from pipeline.sources.lists import label_files
@@ -22,10 +22,14 @@ from pipeline.system.errors import DataError
 
 _MAX_TENSORS = 100_000
 _MAX_HEADER_BYTES = 16 << 20  # of safetensors, which as many tensors need
+# Members of a model of Keras 3, and the one with the metadata of Graft.
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+OWN_MEMBER = f"{h5.OWN_MARK}.json"
+_MAX_TEXT_BYTES = 32 << 20
 # Entries that make a folder one model: those that Teachable Machine writes, with the
 # class names in LABELS beside them, or those of an unpacked .keras file of Keras 3.
 _KERAS_2_FILE, _SAVED_MODEL = "keras_model.h5", "model.savedmodel"
-_IN_FOLDER = (_KERAS_2_FILE, _SAVED_MODEL, "model.weights.h5")
+_IN_FOLDER = (_KERAS_2_FILE, _SAVED_MODEL, _WEIGHTS)
 LABELS = "labels.txt"
 _MAX_LABELS_BYTES = 1 << 20
 # Members of a zip file that are unpacked, by the end of their paths.
@@ -39,13 +43,9 @@ _ZIPPED_SAVED_MODEL = re.compile(
 def read(path: Path, *, keras_config: str = "") -> Checkpoint:
     """Read a weight file; nothing in it is executed.
 
-    Args:
-        path: a file, the prefix of a TensorFlow checkpoint, or a folder with a
-            checkpoint or model.
-        keras_config: JSON text of the network's configuration; "" for the file's own.
-
-    Raises:
-        errors.CheckpointError: the file is missing, unknown, damaged or unsafe.
+    `path` is a file, the prefix of a TensorFlow checkpoint, or a folder with a
+    checkpoint or model; `keras_config` the JSON text of the network's configuration, if
+    it is not in the file.
     """
     has_graph = (path.parent / saved_model_folder.GRAPH).is_file()
     if path.is_file() and path.name in saved_model_folder.NAMES and has_graph:
@@ -156,7 +156,49 @@ def _read_zip(path: Path, keras_config: str) -> Checkpoint:
         return npy.read(path)
     if any(name.endswith("/data.pkl") for name in names):
         return Checkpoint(tensors=pth.read_zip(path), format="PyTorch (zip)")
-    return keras_zip.read(path)
+    return _read_keras_zip(path)
+
+
+def _read_keras_zip(path: Path) -> Checkpoint:
+    """Read a model file of Keras 3 (.keras), of which only a few members are read.
+
+    Source: keras/src/saving/saving_lib.py.
+    """
+    with file_system.scratch_folder() as folder:
+        weights = folder / _WEIGHTS
+        config, metadata = _unpack_keras_zip(path, weights)
+        where = f"{path}:{_WEIGHTS}"
+        hdf5 = isolated_h5.read(weights, where=where)
+    content = h5.interpret(hdf5, where, keras_config=config)
+    return dataclasses.replace(content, format="Keras 3 model", metadata=metadata)
+
+
+def _unpack_keras_zip(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
+    """Write the HDF5 file inside a model file to `weights`.
+
+    Return the JSON text of the model's configuration, and metadata: the version of
+    Keras and what a file that Graft wrote says about itself.
+    """
+    with archive.opened(path) as file:
+        members = {info.filename: info for info in file.infolist()}
+        for name in (_CONFIG, _METADATA, _WEIGHTS):
+            if name not in members:
+                raise errors.UnknownFormat(
+                    f"{path}: a zip file, but not of a Keras model (no {name})"
+                )
+        infos = [members[n] for n in (_CONFIG, _METADATA, OWN_MEMBER) if n in members]
+        archive.check_members(infos, path, max_bytes=_MAX_TEXT_BYTES)
+        limit = isolated_h5.limit_for(path.stat().st_size)
+        archive.check_members([members[_WEIGHTS]], path, max_bytes=limit)
+        config, of_keras, *own = (archive.read_member(file, info) for info in infos)
+        text = config.decode()
+        with file.open(_WEIGHTS) as source, weights.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    metadata = parse_metadata(b"".join(own), str(path))
+    version = parse_dict(of_keras, str(path), _METADATA).get("keras_version")
+    if isinstance(version, str) and version.isprintable() and len(version) <= 50:
+        metadata.setdefault("keras_version", version)
+    return text, metadata
 
 
 def _read_zipped_model(path: Path, keras_config: str) -> Checkpoint:

@@ -148,12 +148,9 @@ class Network:
         num_classes: int = 0,
         dtype: str = "float32",
     ) -> Any:
-        """Build the network from its input up to a position, with new weights.
+        """Build the network from the image up to the position `last`, as `build_part`.
 
-        The arguments are those of `build_part`.
-
-        Returns:
-            keras.Model: [batch, size_px, size_px, 3], RGB, 0..255 -> output of `last`.
+        The keras.Model is [batch, size_px, size_px, 3], RGB, 0..255 -> its output.
         """
         part = self.build_part(spec, (last,), num_classes=num_classes, dtype=dtype)
         return keras.Model(part.input, part.output[last])

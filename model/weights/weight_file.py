@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import safetensors.numpy
 
-from model.checkpoints import errors, npy
-from model.checkpoints.hdf5 import h5, keras_zip
+from model.checkpoints import errors, npy, reading
+from model.checkpoints.hdf5 import h5
 from pipeline.batches.input_spec import InputSpec
 
 Arrays = Mapping[str, np.ndarray]  # "layer/variable" -> float32, in Graft's layout
@@ -98,7 +98,7 @@ def _write_h5(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
 def mark_keras(path: Path, metadata: dict[str, str]) -> None:
     """Add metadata to an existing .keras file; Keras ignores them."""
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr(zipfile.ZipInfo(keras_zip.OWN_NAME), json.dumps(metadata))
+        file.writestr(zipfile.ZipInfo(reading.OWN_MEMBER), json.dumps(metadata))
 
 
 def mark_h5(path: Path, metadata: dict[str, str]) -> None:

@@ -29,11 +29,7 @@ _Path = tuple[str, ...]  # attributes that lead from the model to an object
 
 
 def read(folder: Path) -> Checkpoint:
-    """Read a SavedModel folder with the configuration of a Keras network.
-
-    Raises:
-        errors.UnknownFormat: it has no such configuration.
-    """
+    """Read a SavedModel folder with the configuration of a Keras network."""
     config, names = _describe(folder / _METADATA)
     if not config:
         raise errors.UnknownFormat(
@@ -49,10 +45,7 @@ def read(folder: Path) -> Checkpoint:
         for name, tensor in content.tensors.items()
     }
     return dataclasses.replace(
-        content,
-        tensors=tensors,
-        format="Keras SavedModel",
-        keras_config=config,
+        content, tensors=tensors, format="Keras SavedModel", keras_config=config
     )
 
 

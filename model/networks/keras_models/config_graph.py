@@ -42,22 +42,14 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A layer or operation, and what it is called on.
-
-    Attributes:
-        kind: name of its class.
-        is_operation: whether it is one of keras.ops, or of TensorFlow's in Keras 2.
-        config: its configuration, JSON values.
-        args: JSON values, with an Output for each tensor.
-        kwargs: the same by name.
-    """
+    """A layer or operation, and what it is called on."""
 
     name: str
-    kind: str
-    is_operation: bool
-    config: Mapping[str, Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    kind: str  # name of its class
+    is_operation: bool  # whether it is one of keras.ops, or of TensorFlow's in Keras 2
+    config: Mapping[str, Any]  # JSON values
+    args: tuple[Any, ...]  # JSON values, with an Output for each tensor
+    kwargs: Mapping[str, Any]  # the same by name
 
     @property
     def sources(self) -> list[str]:

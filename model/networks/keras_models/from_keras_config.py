@@ -1,11 +1,7 @@
 """Rebuild the network that the configuration of a Keras model describes.
 
-The configuration is data: its numbers and names are checked one by one and passed to
-built-in layers of an allow-list. Keras deserialises nothing, so no function, class or
-initializer of the file ever runs.
-
-Sources: keras/src/models/sequential.py, functional.py (get_config of Keras 3), and the
-configurations that Keras 1 and 2 wrote.
+The configuration is data, which config_graph and config_layers check one by one. No
+function, class or initializer of the file ever runs.
 """
 
 import dataclasses
@@ -44,21 +40,12 @@ _KEEPING = (
 
 
 def rebuild(text: str, where: str, *, is_run: bool = False) -> architecture.Network:
-    """Rebuild the network of a configuration.
+    """Rebuild the network of a configuration; it ends in logits in any case.
 
-    Args:
-        text: JSON of a Sequential or functional model of Keras 1, 2 or 3.
-        where: name of the file, for messages.
-        is_run: whether it is the model of a run; its head and the normalisation of its
-            input, which the file's metadata state, are left out.
-
-    Returns:
-        The network; it ends in logits, whatever the file's last activation is.
-
-    Raises:
-        errors.MismatchedCheckpoint: a layer or value is not on the allow-list, or the
-            input is not an image.
-        errors.CorruptCheckpoint: the text is not a configuration.
+    `text` is the JSON of a Sequential or functional model of Keras 1, 2 or 3 in the
+    file `where`. Of the model of a run, the head and the normalisation of the input,
+    which the file's metadata state, are left out. A layer or value that is not on the
+    allow-list, and an input that is no image, are a MismatchedCheckpoint.
     """
     config = checkpoint.parse_dict(text, where, "its Keras configuration")
     try:

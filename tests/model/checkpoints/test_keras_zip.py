@@ -1,3 +1,5 @@
+"""Models of Keras 3, which are zip files."""
+
 import json
 import zipfile
 
@@ -5,8 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.checkpoints import errors
-from model.checkpoints.hdf5 import keras_zip
+from model.checkpoints import errors, reading
 from tests.support.weights import arrays, damage
 
 NAMES = ("config.json", "metadata.json", "model.weights.h5")
@@ -60,7 +61,7 @@ class TestRead:
     def test_weights_have_the_names_and_values_of_keras(
         self, path, model, members, method
     ):
-        content = keras_zip.read(write(path, members, method))
+        content = reading.read(write(path, members, method))
         assert_is(content, model)
         assert content.format == "Keras 3 model"
         assert content.metadata == {"keras_version": keras.__version__}
@@ -68,14 +69,14 @@ class TestRead:
         assert content.ignored_entries == ()
 
     def test_metadata_that_graft_wrote_are_read(self, path, model, members):
-        own = {keras_zip.OWN_NAME: json.dumps({"network": "alexnet"})}
+        own = {reading.OWN_MEMBER: json.dumps({"network": "alexnet"})}
         write(path, {**members, **own})
-        assert keras_zip.read(path).metadata["network"] == "alexnet"
+        assert reading.read(path).metadata["network"] == "alexnet"
         keras.models.load_model(path)  # which ignores it
 
     def test_other_members_are_not_unpacked(self, path, model, members):
         others = {"../outside": b"x", "assets/a": b"y", "b.pkl": b"\x80"}
-        assert_is(keras_zip.read(write(path, {**others, **members})), model)
+        assert_is(reading.read(write(path, {**others, **members})), model)
         assert sorted(path.parent.iterdir()) == [path]
         assert not (path.parents[1] / "outside").exists()
 
@@ -85,7 +86,7 @@ class TestRead:
         layer = {"class_name": "Lambda", "config": {"name": "l", "function": code}}
         changed["config"]["layers"].append(layer)
         config = {"config.json": json.dumps(changed)}
-        assert_is(keras_zip.read(write(path, {**members, **config})), model)
+        assert_is(reading.read(write(path, {**members, **config})), model)
         assert not (tmp_path / "trace").exists()
 
 
@@ -98,7 +99,7 @@ class TestHostile:
     def test_a_zip_file_of_something_else_is_named(self, path, members, name):
         write(path, {key: members[key] for key in members if key != name})
         with pytest.raises(errors.UnknownFormat, match=f"no {name}"):
-            keras_zip.read(path)
+            reading.read(path)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_a_zip_bomb_is_refused(self, path, members, name):
@@ -106,12 +107,12 @@ class TestHostile:
         zeros = {name: bytes(72_000_000)}
         write(path, {**members, **zeros}, zipfile.ZIP_DEFLATED)
         with corrupt("bytes unpacked, in"):
-            keras_zip.read(path)
+            reading.read(path)
 
     def test_another_compression_is_refused(self, path, members):
         write(path, members, zipfile.ZIP_BZIP2)
         with corrupt("stored or deflated"):
-            keras_zip.read(path)
+            reading.read(path)
 
     def test_an_encrypted_file_is_refused(self, path, members):
         data = bytearray(write(path, members).read_bytes())
@@ -119,7 +120,7 @@ class TestHostile:
         data[data.index(b"PK\x03\x04") + 6] |= 1
         path.write_bytes(data)
         with corrupt("encrypted"):
-            keras_zip.read(path)
+            reading.read(path)
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -127,19 +128,19 @@ class TestHostile:
             ("config.json", b"{", "configuration is not JSON"),
             ("config.json", b"\xff", r"damaged zip file \('utf-8' codec"),
             ("metadata.json", b"[]", "is a list"),
-            (keras_zip.OWN_NAME, b"\xff", "Graft's description of the file is not"),
+            (reading.OWN_MEMBER, b"\xff", "Graft's description of the file is not"),
         ],
         ids=["no JSON", "no text", "no dict", "of Graft"],
     )
     def test_damaged_texts_are_refused(self, path, members, name, content, message):
         write(path, {**members, name: content})
         with corrupt(message):
-            keras_zip.read(path)
+            reading.read(path)
 
     def test_weights_that_are_not_hdf5_are_refused(self, path, members):
         write(path, {**members, "model.weights.h5": b"x"})
         with pytest.raises(errors.UnknownFormat, match=r"m\.keras:model.*not an HDF5"):
-            keras_zip.read(path)
+            reading.read(path)
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     def test_damage_is_found_or_harmless(self, path, members, tmp_path, method):
@@ -155,7 +156,7 @@ class TestHostile:
 
         def read(copy):
             path.write_bytes(copy)
-            config, _ = keras_zip.unpack(path, tmp_path / "w.h5")
+            config, _ = reading._unpack_keras_zip(path, tmp_path / "w.h5")
             weights = (tmp_path / "w.h5").read_bytes()
             # Whoever sets the size to 0 gets nothing, and no checksum is compared.
             assert config.encode() in (b"", members["config.json"])
