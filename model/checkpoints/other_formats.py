@@ -1,11 +1,10 @@
 """Describe files that Graft does not read as weights, and what to do with them."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_BEGINNING, _MAX_JSON_BYTES = 1 << 16, 16 << 20
+_BEGINNING = 1 << 16
 _KERAS = "Pass the Keras or PyTorch model that it was made from."
 _ARCHIVE = "an archive. Unpack it and pass the weight file or folder in it."
 _SIGNATURES = {  # regular expressions for the beginning of a file, ignoring case
@@ -13,6 +12,10 @@ _SIGNATURES = {  # regular expressions for the beginning of a file, ignoring cas
     "may need a login, or leads to a page about the file: download the file itself.",
     rb"....TFL3": f"a TensorFlow Lite file, made for phones. {_KERAS}",
     rb"GGUF": "a GGUF file, a language model.",
+    rb"\s*\{.*\"(weightsManifest|modelTopology)\"": "a model of TensorFlow.js, whose "
+    f"weights lie in other files. {_KERAS}",
+    rb"\s*\{.{,200}\"class_name\"": "the configuration of a Keras network, without "
+    "weights. Pass the file of its weights as --ckpt, and this one as --arch.",
     rb"\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|BZh|.{257}ustar": _ARCHIVE,
 }
 _ENDINGS = {  # of the names of files without a signature
@@ -39,8 +42,6 @@ def describe(path: Path) -> str:
     for pattern, text in _SIGNATURES.items():
         if re.match(pattern, start, re.IGNORECASE | re.DOTALL):
             return text
-    if start.lstrip().startswith(b"{") and path.stat().st_size <= _MAX_JSON_BYTES:
-        return _describe_json(path.read_bytes())
     return _ENDINGS.get(path.suffix.lower(), "")
 
 
@@ -49,18 +50,3 @@ def describe_tensors(names: Iterable[str]) -> str:
     text = "\n".join(names)
     found = (kind for pattern, kind in _TENSORS.items() if re.search(pattern, text))
     return next(found, "")
-
-
-def _describe_json(data: bytes) -> str:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        return ""
-    if "weightsManifest" in values or "modelTopology" in values:
-        return f"a model of TensorFlow.js, whose weights lie in other files. {_KERAS}"
-    if {"class_name", "config"} <= {*values}:
-        return (
-            "the configuration of a Keras network, without weights. Pass the file of "
-            "its weights as --ckpt, and this one as --arch."
-        )
-    return ""

@@ -6,6 +6,7 @@ shapes of weights and outputs without any weights.
 
 import dataclasses
 import functools
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -276,11 +277,11 @@ class _Description:
     @functools.cached_property
     def preparation(self) -> frozenset[str]:
         """Layers before the first one with weights."""
-        names = list(self.layers)
-        first = next(
-            n for n, name in enumerate(names) if layers.weights(self.layers[name])
+        return frozenset(
+            itertools.takewhile(
+                lambda n: not layers.weights(self.layers[n]), self.layers
+            )
         )
-        return frozenset(names[:first])
 
     @functools.cached_property
     def variable_shapes(self) -> _Shapes:

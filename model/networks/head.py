@@ -194,6 +194,9 @@ def pool_features(
 
     def deviation(layer: str) -> Any:
         """E[x (x - E x) / d] = d, of Keras' own layers, so that it can be saved."""
+        x = outputs[layer]
+        if x.dtype != "float32":  # to which LayerNormalization would round its output
+            x = keras.ops.cast(x, "float32")
         normal = kinds.LayerNormalization(
             axis=(1, 2),
             epsilon=_EPSILON,
@@ -201,7 +204,7 @@ def pool_features(
             scale=False,
             name=_NORMAL_PREFIX + layer,
             dtype="float32",
-        )(_to_float32(outputs[layer]))
+        )(x)
         spread = kinds.Multiply(name=SPREAD_PREFIX + layer, dtype="float32")
         return mean(DEVIATION_PREFIX + layer, spread([outputs[layer], normal]))
 
@@ -246,11 +249,6 @@ def scale_features(features: Any, scaling: str) -> Any:
 
 def _to_length_1(features: Any, name: str) -> Any:
     return keras.layers.UnitNormalization(name=name, dtype="float32")(features)
-
-
-def _to_float32(output: Any) -> Any:
-    """Cast a tensor; LayerNormalization rounds its output to the type of its input."""
-    return output if output.dtype == "float32" else keras.ops.cast(output, "float32")
 
 
 def make_layers(

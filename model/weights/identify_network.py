@@ -285,9 +285,7 @@ def _explain_no_match(candidates: Candidates, arch: str) -> str:
     fitting = [m.network.name for m in candidates.matches if m.num_kernels]
     advice = f" It fits {fitting[0]}." if arch and fitting else ""
     if not arch:
-        advice = (
-            " It may belong to another network; --arch also takes a file of that one."
-        )
+        advice = " --arch also takes a file of another network."
     named = [m for m in candidates.matches if arch in ("", m.network.name)]
     for match in named[:1]:
         naming, network = match.naming, match.network
@@ -311,10 +309,7 @@ def _explain_no_match(candidates: Candidates, arch: str) -> str:
                 f"nearest is {network.name}, but {problems[0]}.{advice}"
             )
     if any(name.endswith(ckpt.IN_PARTS) for name in checkpoint.ignored_entries):
-        advice += (
-            " It has variables in parts, made by a partitioner, which Graft does not "
-            "join. Save them whole."
-        )
+        advice += " It has variables in parts, which Graft does not join."
     names = ", ".join(sorted(checkpoint.tensors)[:4])
     names += ", ..." * (len(checkpoint.tensors) > 4)
     return (

@@ -94,17 +94,13 @@ def _digest(checkpoint: Checkpoint) -> str:
 
 def _check_exists(ckpt: str) -> None:
     """Refuse what is neither a file nor a name of weights."""
-    if not ckpt:
-        raise errors.MissingCheckpoint(
-            f"--ckpt: is empty. Expected a weight file or one of {', '.join(NAMES)}"
-        )
     if (Path(ckpt) / "model.keras").exists():
         raise errors.UnknownFormat(
             f"--ckpt={ckpt}: is the folder of a run. To start from its network, pass "
             f"--ckpt={ckpt.rstrip('/')}/model.keras. To evaluate the run or predict "
             "with it, pass --run_dir"
         )
-    if Path(ckpt).exists() or Path(ckpt + ".index").exists():
+    if ckpt and (Path(ckpt).exists() or Path(ckpt + ".index").exists()):
         return
     raise errors.MissingCheckpoint(
         f"--ckpt={ckpt}: neither a file nor a name of weights. Expected the path of a "

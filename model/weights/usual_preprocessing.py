@@ -66,13 +66,10 @@ def by_first_batchnorm(
 ) -> tuple[InputSpec, bool]:
     """Recognise the preprocessing with which photos give a BatchNorm's statistics.
 
-    Args:
-        network: the network that the weights belong to.
-        spec: its input, of which the normalisation is assumed.
-        values: {layer: {variable: array}} of its weights, in the file's colour order.
-        read_photos: function of a spec and a number that returns at most as many
-            photos, uint8 [num_photos, size_px, size_px, 3], RGB, 0..255; called only if
-            the network begins with layers that lead to a trained BatchNorm.
+    The normalisation of `spec` is assumed; `values` are {layer: {variable: array}}, in
+    the file's colour order. `read_photos(spec, number)` returns at most `number`
+    photos, uint8 [num_photos, size_px, size_px, 3], RGB, 0..255. It is called only if
+    the network begins with layers that lead to a trained BatchNorm.
 
     The second value says whether the network expects blue, green, red.
     """

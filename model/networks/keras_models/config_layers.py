@@ -41,7 +41,7 @@ _LAYERS = (
 )
 _OTHER_NAMES = {"Convolution2D": "Conv2D"}
 # Layers that do nothing in use. Graft augments photos before the network instead.
-_TRAINING_ONLY = re.compile("Random(?!Crop).*|RandAugment|(Gaussian|Alpha)Dropout")
+TRAINING_ONLY = re.compile("Random(?!Crop).*|RandAugment|(Gaussian|Alpha)Dropout")
 _ACTIVATIONS = {name for name in dir(keras.activations) if not name.startswith("_")}
 _ACTIVATIONS -= {"get", "serialize", "deserialize"}
 # Keras 1's names, and those of Keras 2 that changed.
@@ -80,11 +80,6 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "__operators__.getitem": lambda x, slice_spec: x[tuple(slice_spec)],
     "cast": lambda x, **_: keras.ops.cast(x, "float32"),
 }
-
-
-def is_training_only(call: Call) -> bool:
-    """Return whether a layer does nothing in use."""
-    return bool(_TRAINING_ONLY.fullmatch(call.kind))
 
 
 def make(call: Call) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Find where a Keras model can be cut in two, and connect its lower part again."""
 
-import bisect
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -29,26 +29,23 @@ def positions(model: Any) -> list[str]:
     return names
 
 
-def connect_what_fits(
-    model: Any, outputs: Mapping[str, Any], image: Any
-) -> tuple[str, Any]:
+def connect_what_fits(model: Any, names: Iterable[str], image: Any) -> tuple[str, Any]:
     """Connect a model again, to an input of another size, as far as its layers suit it.
 
-    `outputs` is {position: its output}, from the input on. Return the last position
-    that the new input reaches, and its output; "" and the input if it reaches none.
+    Return the last of the positions `names` that the new input reaches, and its output;
+    "" and the input if it reaches none.
     """
-    names = [*outputs]
+    outputs: dict[str, Any] = {}
 
-    def connect(number: int) -> Any:
-        part = keras.Model(model.input, outputs[names[number]])
-        return keras.models.clone_model(part, input_tensors=image).output
+    def connect(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs[layer.name] = layer(*args, **kwargs)
+        return outputs[layer.name]
 
-    def fails(number: int) -> bool:
-        try:
-            connect(number)
-        except ValueError:
-            return True
-        return False
-
-    count = bisect.bisect_left(range(len(names)), True, key=fails)
-    return (names[count - 1], connect(count - 1)) if count else ("", image)
+    with contextlib.suppress(ValueError):
+        model._run_through_graph(
+            image,
+            operation_fn=lambda layer: type(layer).from_config(layer.get_config()),
+            call_fn=connect,
+        )
+    reached = ["", *filter(outputs.__contains__, names)]
+    return reached[-1], outputs.get(reached[-1], image)

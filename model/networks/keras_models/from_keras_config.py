@@ -6,6 +6,7 @@ function, class or initializer of the file ever runs.
 
 import dataclasses
 import functools
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -80,23 +81,24 @@ def name_of(model_name: str) -> str:
     return model_name if model_name.startswith(_PREFIX) else _PREFIX + model_name
 
 
-def _assumed_spec(size: int, scale: float) -> InputSpec:
-    source = "stated by the file, whose first layers prepare pixels of 0 to 255"
-    if scale != 1:
-        source = "assumed, because the file states none"
-    return InputSpec(
-        size_px=size, short_side_px=size, resize="squash", scale=scale, source=source
-    )
-
-
 def _as_network(graph: Graph) -> architecture.Network:
     """Find the final layer, the input and the positions of a head."""
-    side, prepares = _side(graph.input_shape), _prepares_pixels(graph)
+    side, scale = _side(graph.input_shape), 255.0
+    source = "assumed, because the file states none"
+    if _prepares_pixels(graph):
+        scale = 1.0
+        source = "stated by the file, whose first layers prepare pixels of 0 to 255"
     graph, ending = _end_in_logits(graph)
     network = architecture.Network(
         name=name_of(graph.name),
         connect=functools.partial(_connect, graph, ending == "one logit"),
-        input_spec=_assumed_spec(side, 1.0 if prepares else 255.0),
+        input_spec=InputSpec(
+            size_px=side,
+            short_side_px=side,
+            resize="squash",
+            scale=scale,
+            source=source,
+        ),
         features=(),
         is_classifier=False,
     )
@@ -109,8 +111,7 @@ def _as_network(graph: Graph) -> architecture.Network:
         raise Refused("a single layer, below which no head can sit")
     # By default a head sits below the first dense layer, whatever follows it.
     kinds = {call.name: call.kind for call in graph.calls}
-    dense = (n for n, name in enumerate(places) if kinds.get(name) == "Dense")
-    below = places[: next(dense, len(places))]
+    below = itertools.takewhile(lambda name: kinds.get(name) != "Dense", places)
     features = [n for n in below if kinds.get(n) not in ("Flatten", "Reshape")]
     return dataclasses.replace(network, features=tuple(features or places))
 
@@ -198,7 +199,7 @@ def _connect(graph: Graph, has_one_logit: bool, image: Any, num_classes: int) ->
     for call in graph.calls:
         arguments = config_layers.call_arguments(call)
         args, kwargs = config_graph.replaced(arguments, outputs)
-        if config_layers.is_training_only(call):
+        if config_layers.TRAINING_ONLY.fullmatch(call.kind):
             outputs[call.name] = args[0]
         else:
             outputs[call.name] = config_layers.make(call)(*args, **kwargs)

@@ -243,7 +243,7 @@ def test_a_scope_around_some_names_is_kept():
 def test_variables_in_parts_are_refused_with_the_reason():
     ignored = ("conv1/weights (a variable in parts)",)
     file = checkpoint_of({"b": empty(1)}, ignored_entries=ignored)
-    with refused("by a partitioner"):
+    with refused("variables in parts"):
         identify_network.identify(file)
 
 
