@@ -23,7 +23,6 @@ _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
 _NET_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 100}
 # {kind of layer: fields of its name, type and blobs}.
 _LAYER_FIELDS = {_NET_LAYERS: (1, 2, 7), _NET_LAYERS_V1: (4, 5, 6)}
-_V0_LAYER = 1
 _BLOB_AXES, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 _DTYPES: dict[int, np.dtype[Any]] = {
     _BLOB_DATA: np.dtype("<f4"),
@@ -91,8 +90,8 @@ def read(path: Path) -> Checkpoint:
                 tensors[key] = _drop_leading_ones(values, axes)
     if not tensors:
         raise errors.UnknownFormat(
-            f"{path}: a Caffe network without weights; expected a .caffemodel as "
-            "training writes it"
+            f"{path}: a Caffe network without weights, or of Caffe's version 0; "
+            "expected a .caffemodel as training writes it"
         )
     return Checkpoint(
         tensors=tensors, format="Caffe", metadata={"name": name}, layers=tuple(layers)
@@ -117,11 +116,6 @@ def _layer(message: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:
             kind = _V1_TYPES.get(part.value, "") if is_v1 else message.text(part)
         elif part.number == blob_field:
             blobs.append(_blob(message, part))
-        elif is_v1 and part.number == _V0_LAYER:
-            raise errors.UnknownFormat(
-                f"{message.where}: of Caffe's version 0; convert it with Caffe's "
-                "upgrade_net_proto_binary and try the result"
-            )
     return name, kind, blobs
 
 

@@ -169,7 +169,7 @@ def _read_keras_zip(path: Path) -> Checkpoint:
         config, metadata = _unpack_keras_zip(path, weights)
         where = f"{path}:{_WEIGHTS}"
         hdf5 = isolated_h5.read(weights, where=where)
-    content = h5.interpret(hdf5, where, keras_config=config)
+    content = h5.interpret(hdf5, keras_config=config)
     return dataclasses.replace(content, format="Keras 3 model", metadata=metadata)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from model.checkpoints import checkpoint, errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import isolated_h5
+from model.checkpoints.hdf5.isolated_h5 import Content
 from pipeline.system import command_line
 
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -85,7 +86,7 @@ def read(path: Path, *, keras_config: str = "") -> Checkpoint:
     content = isolated_h5.read(path)
     if not keras_config and not _text(content.texts.get("", {}), "model_config"):
         keras_config = _config_beside(path)
-    return interpret(content, str(path), keras_config=keras_config)
+    return interpret(content, keras_config=keras_config)
 
 
 def _config_beside(path: Path) -> str:
@@ -101,9 +102,7 @@ def _config_beside(path: Path) -> str:
     return ""
 
 
-def interpret(
-    content: isolated_h5.Content, where: str, *, keras_config: str = ""
-) -> Checkpoint:
+def interpret(content: Content, *, keras_config: str = "") -> Checkpoint:
     """Name the arrays of an HDF5 file by layer and variable.
 
     Arrays are as the file has them: kernels of Keras are HWIO; but Keras 1 wrote OIHW
@@ -114,11 +113,10 @@ def interpret(
     """
     root = content.texts.get("", {})
     keras_config = keras_config or _text(root, "model_config")
-    subject = "the model's configuration"
+    where, subject = content.where, "the model's configuration"
     config = checkpoint.parse_dict(keras_config or "{}", where, subject)
-    layers = list(_layers(config))
-    kind, named = _name_arrays(content, layers, where)
-    tensors = _by_name(content, named, where)
+    kind, named = _name_arrays(content, list(_layers(config)))
+    tensors = _by_name(content, named)
     if not tensors:
         raise errors.UnknownFormat(f"{where}: an HDF5 file ({kind}) without weights")
     texts = {**content.texts.get("model_weights", {}), **root}
@@ -138,15 +136,13 @@ def interpret(
     )
 
 
-def _name_arrays(
-    content: isolated_h5.Content, layers: list[_Layer], where: str
-) -> tuple[str, list[_Named]]:
+def _name_arrays(content: Content, layers: list[_Layer]) -> tuple[str, list[_Named]]:
     """Return the kind of the file, and the arrays in it that are weights."""
     if _names(content, "model_weights", "layer_names") is not None:
-        named = _keras_2(content, "model_weights/", layers, where)
+        named = _keras_2(content, "model_weights/", layers)
         return "Keras 2 HDF5 (full model)", list(named)
     if _names(content, "", "layer_names") is not None:
-        return "Keras 2 HDF5 (weights)", list(_keras_2(content, "", layers, where))
+        return "Keras 2 HDF5 (weights)", list(_keras_2(content, "", layers))
     if any(_KERAS_3_PATH.fullmatch(path) for path in content.arrays):
         return "Keras 3 weights", list(_keras_3(content, layers))
     if any(re.fullmatch(r"data/.+/\d+", path) for path in content.arrays):
@@ -155,16 +151,16 @@ def _name_arrays(
     return "HDF5", [_Named(path, path, path) for path in content.arrays]
 
 
-def _by_name(
-    content: isolated_h5.Content, named: list[_Named], where: str
-) -> dict[str, np.ndarray]:
+def _by_name(content: Content, named: list[_Named]) -> dict[str, np.ndarray]:
     """Return the arrays by name, or by full name where two names are the same."""
     counts = collections.Counter(item.name for item in named)
     tensors: dict[str, np.ndarray] = {}
     for item in named:
         name = item.name if counts[item.name] == 1 else item.full_name
         if name in tensors:
-            raise errors.CorruptCheckpoint(f"{where}: two tensors are called {name!r}")
+            raise errors.CorruptCheckpoint(
+                f"{content.where}: two tensors are called {name!r}"
+            )
         tensors[name] = content.arrays[item.path]
     return tensors
 
@@ -174,7 +170,7 @@ def _text(texts: dict[str, str | list[str]], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _names(content: isolated_h5.Content, path: str, key: str) -> list[str] | None:
+def _names(content: Content, path: str, key: str) -> list[str] | None:
     """Return a list among the attributes, or None if there is no such list.
 
     HDF5 takes 64 kB in one attribute, so the list may be in numbered chunks.
@@ -218,21 +214,19 @@ def _snake_case(kind: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
 
 
-def _keras_2(
-    content: isolated_h5.Content, base: str, layers: list[_Layer], where: str
-) -> Iterator[_Named]:
+def _keras_2(content: Content, base: str, layers: list[_Layer]) -> Iterator[_Named]:
     is_model = {layer.name: "layers" in layer.options for layer in layers}
     for layer in _names(content, base.rstrip("/"), "layer_names") or ():
         weights = _names(content, f"{base}{layer}", "weight_names")
         if weights is None:
             raise errors.CorruptCheckpoint(
-                f"{where}: layer {layer!r} is listed, but not what belongs to it"
+                f"{content.where}: layer {layer!r} is listed, but not its weights"
             )
         for weight in weights:
             path = f"{base}{layer}/{weight}"
             if path not in content.arrays:
                 raise errors.CorruptCheckpoint(
-                    f"{where}: {path!r} is listed, but not there, or holds no numbers"
+                    f"{content.where}: {path!r} is listed, but has no numbers"
                 )
             owner, variable = _owner(weight, layer)
             # TensorFlow may number the layer's name.
@@ -253,7 +247,7 @@ def _owner(weight: str, layer: str) -> tuple[str, str]:
     return owners[-1] if owners else layer, _VARIABLES.get(known, variable)
 
 
-def _keras_3(content: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Named]:
+def _keras_3(content: Content, layers: list[_Layer]) -> Iterator[_Named]:
     by_path = {layer.path: layer for layer in layers}
     groups: dict[str, list[str]] = collections.defaultdict(list)
     for path in content.arrays:

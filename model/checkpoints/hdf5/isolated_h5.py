@@ -36,6 +36,7 @@ class Content:
     texts: Texts  # {path of a group, "" for the root: {name: attribute of Keras}}
     arrays: dict[str, np.ndarray]  # {path of a dataset: its numbers}
     others: tuple[str, ...]  # paths of datasets that hold no weights
+    where: str = ""  # name of the file, for messages
 
 
 def read(path: Path, *, where: str = "") -> Content:
@@ -92,4 +93,4 @@ def receive(
         dtype = np.dtype(ml_dtypes.bfloat16 if is_bfloat16 else type_name)
         arrays[name] = np.frombuffer(answer()[1], dtype).reshape(shape)
     others = tuple(listing["others"])
-    return Content(texts=listing["texts"], arrays=arrays, others=others)
+    return Content(texts=listing["texts"], arrays=arrays, others=others, where=where)

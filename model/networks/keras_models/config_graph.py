@@ -17,7 +17,7 @@ import keras
 from model.checkpoints import errors
 from model.networks import architecture, head, layers
 
-_MAX_LAYERS, _MAX_DEPTH = 2_000, 8
+_MAX_LAYERS, _MAX_MODELS = 2_000, 100  # the latter in one another
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network.
 _HEAD = {
@@ -27,6 +27,7 @@ _HEAD = {
 _RESERVED = {architecture.INPUT, architecture.NORMALISATION, *_HEAD, "features"}
 RENAMED = "_in_file"  # ends the names of layers whose own name Graft needs
 _MODELS = ("Sequential", "Functional", "Model")
+_Json = Mapping[str, Any]
 
 
 class Refused(errors.MismatchedCheckpoint):
@@ -47,9 +48,9 @@ class Call:
     name: str
     kind: str  # name of its class
     is_operation: bool  # whether it is one of keras.ops, or of TensorFlow's in Keras 2
-    config: Mapping[str, Any]  # JSON values
+    config: _Json
     args: tuple[Any, ...]  # JSON values, with an Output for each tensor
-    kwargs: Mapping[str, Any]  # the same by name
+    kwargs: _Json  # the same by name
 
     @property
     def sources(self) -> list[str]:
@@ -67,13 +68,13 @@ class Graph:
     output: str  # layer
 
 
-def read(config: Mapping[str, Any], *, is_run: bool) -> Graph:
+def read(config: _Json, *, is_run: bool) -> Graph:
     """Read the JSON values of a configuration, or raise Refused.
 
     Of the model of a run, its head and normalisation are left out.
     """
     reader = _Reader(is_run)
-    output = reader.model(config, Output(""), depth=0)
+    output = reader.model(config, Output(""))
     if reader.input_shape is None:
         raise Refused("no input of an image, [batch, height, width, channels]")
     if not output.layer:
@@ -82,7 +83,7 @@ def read(config: Mapping[str, Any], *, is_run: bool) -> Graph:
     return Graph(reader.name, reader.input_shape, calls, output.layer)
 
 
-def _object(value: Any, what: str) -> Mapping[str, Any]:
+def _object(value: Any, what: str) -> _Json:
     if not isinstance(value, dict):
         raise Refused(f"{what} that is no JSON object")
     return value
@@ -96,11 +97,13 @@ class _Reader:
         self.name = "model"
         self.input_shape: list[Any] | None = None
         self.calls: dict[str, Call] = {}
+        self.num_models = 0
 
-    def model(self, model: Mapping[str, Any], source: Output, depth: int) -> Output:
+    def model(self, model: _Json, source: Output) -> Output:
         """Gather the calls of a model that is called on `source`; return its output."""
-        if depth > _MAX_DEPTH:
-            raise Refused("models nested too deeply")
+        self.num_models += 1
+        if self.num_models > _MAX_MODELS:
+            raise Refused("too many models in one another")
         kind, config = model.get("class_name"), model.get("config")
         if kind == "Sequential" and isinstance(config, list):  # Keras 1 and 2
             config = {"layers": config}
@@ -108,7 +111,7 @@ class _Reader:
             raise Refused(f"a model of class {str(kind)[:40]!r}")
         config = _object(config, f"a {kind} model")
         name = config.get("name")
-        if depth == 0 and isinstance(name, str) and _NAME.fullmatch(name):
+        if self.num_models == 1 and isinstance(name, str) and _NAME.fullmatch(name):
             self.name = name
         parts = config.get("layers")
         if not isinstance(parts, list) or not 1 <= len(parts) <= _MAX_LAYERS:
@@ -116,17 +119,11 @@ class _Reader:
         parts = [_object(part, "a layer") for part in parts]
         if kind == "Sequential":
             for part in parts:
-                source = self._call(part, (source,), {}, depth)
+                source = self._call(part, (source,), {})
             return source
-        return self._functional(config, parts, source, depth)
+        return self._functional(config, parts, source)
 
-    def _functional(
-        self,
-        config: Mapping[str, Any],
-        parts: list[Mapping[str, Any]],
-        source: Output,
-        depth: int,
-    ) -> Output:
+    def _functional(self, config: _Json, parts: list[_Json], source: Output) -> Output:
         named = {_name_of(part): part for part in parts}
         if len(named) < len(parts):
             raise Refused("two layers of one name")
@@ -152,7 +149,7 @@ class _Reader:
                 outputs[name] = outputs[sources[-1]]
                 continue
             args, kwargs = replaced(calls[name], outputs)
-            outputs[name] = self._call(named[name], args or (source,), kwargs, depth)
+            outputs[name] = self._call(named[name], args or (source,), kwargs)
         return outputs[last[0].layer]
 
     def _in_order(self, calls: Mapping[str, Any], last: str) -> list[str]:
@@ -176,9 +173,7 @@ class _Reader:
                 order.append(name)
         return order
 
-    def _arguments(
-        self, part: Mapping[str, Any], name: str
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _arguments(self, part: _Json, name: str) -> tuple[tuple[Any, ...], _Json]:
         """Return what a layer is called on, with an Output for each tensor."""
         calls = part.get("inbound_nodes")
         if not isinstance(calls, list) or len(calls) != 1:
@@ -198,19 +193,13 @@ class _Reader:
             raise Refused(f"layer {name[:60]!r} with {len(sources)} inputs")
         return tuple(args), kwargs if isinstance(kwargs, dict) else {}
 
-    def _call(
-        self,
-        part: Mapping[str, Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        depth: int,
-    ) -> Output:
+    def _call(self, part: _Json, args: tuple[Any, ...], kwargs: _Json) -> Output:
         """Gather a layer, or what is inside a model; return its output."""
         kind = part.get("class_name")
         if kind in _MODELS:
             if len(args) != 1 or not isinstance(args[0], Output):
                 raise Refused("an inner model of several inputs")
-            return self.model(part, args[0], depth + 1)
+            return self.model(part, args[0])
         config = _object(part.get("config"), f"a {str(kind)[:40]} layer")
         for key in ("batch_shape", "batch_input_shape"):
             if self.input_shape is None and isinstance(config.get(key), list):
@@ -240,7 +229,7 @@ def _begins_head(name: str) -> bool:
     return name in _HEAD or head.is_pooling_layer(name)
 
 
-def _name_of(part: Mapping[str, Any]) -> str:
+def _name_of(part: _Json) -> str:
     config = part.get("config")
     inner = config.get("name") if isinstance(config, dict) else None
     return str(part.get("name", inner))

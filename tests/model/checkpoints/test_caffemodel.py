@@ -159,7 +159,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            (message(2, message(1, b"")), "upgrade_net_proto_bi"),
+            (message(2, message(1, b"")), "without weights, or of Caffe.s version 0"),
             (layer("data", "Data"), "without weights"),
         ],
     )

@@ -184,7 +184,7 @@ class TestKeras3:
             ("Sequential", sequential(("Conv2D", {"name": "deep"}))["config"]),
         )
         hdf5 = isolated_h5.read(path)
-        content = h5.interpret(hdf5, "w", keras_config=json.dumps(config))
+        content = h5.interpret(hdf5, keras_config=json.dumps(config))
         arrays.assert_same(content.tensors, dict(names.values()))
 
 
@@ -254,8 +254,10 @@ class TestOtherWriters:
 class TestHostile:
     def interpret(self, texts, **options):
         datasets = {"a/x": BIAS, "a/y": BIAS}
-        content = isolated_h5.Content(texts=texts, arrays=datasets, others=())
-        return h5.interpret(content, "w", **options)
+        content = isolated_h5.Content(
+            texts=texts, arrays=datasets, others=(), where="w"
+        )
+        return h5.interpret(content, **options)
 
     @cases.table(
         ("texts", "message"),
@@ -263,7 +265,7 @@ class TestHostile:
             "layer": ({"": {"layer_names": ["b"]}}, "layer 'b' is listed, but not"),
             "weight": (
                 {"": {"layer_names": ["a"]}, "a": {"weight_names": ["z"]}},
-                "'a/z' is listed, but not there, or holds no numbers",
+                "'a/z' is listed, but has no numbers",
             ),
             "twice": (
                 {"": {"layer_names": ["a", "a"]}, "a": {"weight_names": ["x"]}},
@@ -313,7 +315,7 @@ class TestHostile:
         num_same = 0
         for content in h5_forks.read_damaged(path, 60, tmp_path, seed=1):
             try:
-                tensors = h5.interpret(content, "w").tensors
+                tensors = h5.interpret(content).tensors
             except errors.CheckpointError as error:
                 assert str(error).isprintable()
             else:
