@@ -49,7 +49,8 @@ def report(path: Path, checkpoint: Checkpoint) -> str:
         ),
     ]
     if checkpoint.layers:
-        lines.append(f"layers: {_short(', '.join(checkpoint.layers))}")
+        listed = ", ".join(map(" ".join, checkpoint.layers))
+        lines.append(f"layers: {_short(listed)}")
     if checkpoint.ignored_entries:
         names = _short(", ".join(checkpoint.ignored_entries))
         lines.append(f"ignored, because they are no weights: {names}")

@@ -74,13 +74,13 @@ def read(path: Path) -> Checkpoint:
     message = Wire(path.read_bytes(), str(path))
     tensors: dict[str, np.ndarray] = {}
     name = ""
-    layers: list[str] = []
+    layers: list[tuple[str, str]] = []
     for field in message.fields():
         if field.number == _NET_NAME:
             name = message.text(field)
         elif field.number in _LAYER_FIELDS:
             layer, kind, blobs = _layer(message, field)
-            layers.append(f"{_as_word(layer)} {_as_word(kind)}")
+            layers.append((layer, kind))
             for number, values in enumerate(blobs):
                 key = f"{layer}/{number}"
                 if key in tensors:
@@ -96,11 +96,6 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(
         tensors=tensors, format="Caffe", metadata={"name": name}, layers=tuple(layers)
     )
-
-
-def _as_word(text: str) -> str:
-    """Replace spaces, so that a line of two names has two words."""
-    return "_".join(text.split()) or "?"
 
 
 def _layer(message: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:

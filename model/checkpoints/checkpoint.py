@@ -19,7 +19,7 @@ class Checkpoint:
     where: str = ""  # name of the file, for messages
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     ignored_entries: tuple[str, ...] = ()  # names of entries that are not weights
-    layers: tuple[str, ...] = ()  # "name Type", if the file lists its layers
+    layers: tuple[tuple[str, str], ...] = ()  # (name, type), if the file lists them
     keras_config: str = ""  # JSON text of a Keras model's configuration, if it has one
 
     def digest(self) -> str:

@@ -130,7 +130,7 @@ class LayerNaming:
         """Return whether a file's format and list of layers allow this convention."""
         if self.formats and not checkpoint.format.startswith(self.formats):
             return False
-        listed = [line.split()[0] for line in checkpoint.layers if line.split()]
+        listed = [name for name, _ in checkpoint.layers]
         if self.layer_order is None or not {*self.layer_order} <= {*listed}:
             return True
         first, second = map(listed.index, self.layer_order)
@@ -176,12 +176,10 @@ class LayerNaming:
                 unexplained.append(f"{layer} (a convolution)")
             elif ndims.count(1) > 1 and 2 not in ndims:
                 unexplained.append(f"{layer} (a normalisation)")
-        lines = [line.split() for line in checkpoint.layers]
-        listed = [(line[0], line[-1]) for line in lines if len(line) == 2]
-        if "Pooling" in {kind for _, kind in listed}:  # the list is complete
+        if "Pooling" in {kind for _, kind in checkpoint.layers}:  # the list is complete
             unexplained += [
                 f"{name} ({kind})"
-                for name, kind in listed
+                for name, kind in checkpoint.layers
                 if kind in _CAFFE_TYPES - self.caffe_types
             ]
         return unexplained

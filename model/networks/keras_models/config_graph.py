@@ -4,7 +4,7 @@ The configuration is data from anywhere: names, counts and nesting are checked h
 arguments of each layer in `config_layers`. Models inside a model are taken apart.
 
 Sources: keras/src/models/sequential.py, functional.py (get_config of Keras 3), and the
-configurations that Keras 1 and 2 wrote.
+configurations that Keras 2 wrote.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ class _Reader:
         if self.num_models > _MAX_MODELS:
             raise Refused("too many models in one another")
         kind, config = model.get("class_name"), model.get("config")
-        if kind == "Sequential" and isinstance(config, list):  # Keras 1 and 2
+        if kind == "Sequential" and isinstance(config, list):  # early Keras 2
             config = {"layers": config}
         if kind not in _MODELS:
             raise Refused(f"a model of class {str(kind)[:40]!r}")

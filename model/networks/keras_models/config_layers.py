@@ -4,7 +4,7 @@ Only built-in classes are made, of plain numbers and short texts, by their own
 constructors. Keras deserialises nothing, so that no function, class or initializer of
 the file ever runs. Whatever changes how a layer trains is left out.
 
-Sources: get_config of the layers of Keras 3, and the older names of Keras 1 and 2.
+Sources: get_config of the layers of Keras 3, and the older names of Keras 2.
 """
 
 import inspect
@@ -39,21 +39,10 @@ _LAYERS = (
     *("UpSampling2D", "Resizing", "CenterCrop", "Rescaling"),
     *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"),
 )
-_OTHER_NAMES = {"Convolution2D": "Conv2D"}
 # Layers that do nothing in use. Graft augments photos before the network instead.
 TRAINING_ONLY = re.compile("Random(?!Crop).*|RandAugment|(Gaussian|Alpha)Dropout")
 _ACTIVATIONS = {name for name in dir(keras.activations) if not name.startswith("_")}
 _ACTIVATIONS -= {"get", "serialize", "deserialize"}
-# Keras 1's names, and those of Keras 2 that changed.
-_RENAMED = {
-    "nb_filter": "filters",
-    "border_mode": "padding",
-    "subsample": "strides",
-    "bias": "use_bias",
-    "dim_ordering": "data_format",
-    "output_dim": "units",
-    "p": "rate",
-}
 # The operations that preprocessing leaves, by their names in Keras 3 and in TensorFlow.
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "Add": keras.ops.add,
@@ -89,12 +78,12 @@ def make(call: Call) -> Callable[..., Any]:
         if name not in _OPERATIONS:
             raise Refused(f"operation {str(name)[:60]!r}, named {call.name!r}")
         return _OPERATIONS[name]
-    kind = _OTHER_NAMES.get(call.kind, call.kind)
-    if kind == "Normalization":
+    if call.kind == "Normalization":
         return _normalization(call)
-    if kind not in (*_LAYERS, "LayerScale"):
+    if call.kind not in (*_LAYERS, "LayerScale"):
         raise Refused(f"layer {call.name[:60]!r} of class {call.kind[:60]!r}")
-    layer = LayerScale if kind == "LayerScale" else getattr(keras.layers, kind)
+    is_scale = call.kind == "LayerScale"
+    layer = LayerScale if is_scale else getattr(keras.layers, call.kind)
     return layer(**_arguments(call, layer), name=call.name)
 
 
@@ -150,13 +139,11 @@ def _normalization(call: Call) -> Any:
 def _arguments(call: Call, layer: Any) -> dict[str, Any]:
     """Return the arguments of a layer's constructor that are given and matter."""
     what = f"layer {call.name} ({call.kind})"
-    config = {_RENAMED.get(key, key): value for key, value in call.config.items()}
-    if "nb_row" in config:  # Keras 1
-        config["kernel_size"] = [config.pop("nb_row"), config.pop("nb_col", None)]
+    config = dict(call.config)
     if call.kind == "LeakyReLU" and "alpha" in config:  # Keras 2
         config["negative_slope"] = config.pop("alpha")
     layout = config.pop("data_format", None)
-    if layout not in (None, "channels_last", "tf", "default"):
+    if layout not in (None, "channels_last", "default"):
         raise Refused(f"{what} with data_format = {_shown(layout)}")
     known = inspect.signature(layer.__init__).parameters
     arguments = {}

@@ -29,7 +29,7 @@ _DOES_NOT_FIT = (
 _PREFIX = "keras-"  # begins the names of rebuilt networks
 _LAST = ("softmax", "sigmoid", "log_softmax")  # make probabilities of logits
 _WITH_KERNEL = (
-    *("Conv2D", "Convolution2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"),
+    *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"),
     *("Conv2DTranspose", "BatchNormalization", "LayerNormalization"),
 )
 _PREPARING = ("Rescaling", "Normalization")
@@ -43,7 +43,7 @@ _KEEPING = (
 def rebuild(text: str, where: str, *, is_run: bool = False) -> architecture.Network:
     """Rebuild the network of a configuration; it ends in logits in any case.
 
-    `text` is the JSON of a Sequential or functional model of Keras 1, 2 or 3 in the
+    `text` is the JSON of a Sequential or functional model of Keras 2 or 3 in the
     file `where`. Of the model of a run, the head and the normalisation of the input,
     which the file's metadata state, are left out. A layer or value that is not on the
     allow-list, and an input that is no image, are a MismatchedCheckpoint.

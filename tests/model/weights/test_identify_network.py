@@ -107,7 +107,7 @@ def test_a_name_without_the_shape_is_not_enough():
         (["b", "a"], r"none of its 2 tensors \(a, b\) has a name"),
         (list("fedcba"), r"none of its 6 tensors \(a, b, c, d, \.\.\.\) has a name"),
         (["conv1/weight"], r"such as conv1/weights or features\.0\.weight"),
-        (["conv1/weights/Adam"], r"may belong to another network"),
+        (["conv1/weights/Adam"], r"--arch also takes a file of another network"),
         (["module.features.0.weight"], r"python -m model\.inspect"),
     ],
 )
@@ -219,7 +219,7 @@ class TestUnexplainedLayers:
         self, types, unexplained
     ):
         file = foreign_weights.empty_file("Caffe", "vgg16")
-        layers = ("conv1_1 Convolution", *(f"extra {name}" for name in types))
+        layers = (("conv1_1", "Convolution"), *(("extra", name) for name in types))
         file = dataclasses.replace(file, layers=layers)
         naming = foreign_weights.naming_of("Caffe", "vgg16")
         assert naming.unexplained_layers(file, {}) == unexplained

@@ -208,7 +208,8 @@ def to_graft(name, kernel, network):
 
 
 def _content(form, tensors):
-    return Checkpoint(tensors=tensors, format=form.format, layers=form.listed)
+    layers = tuple(line.split() for line in form.listed)
+    return Checkpoint(tensors=tensors, format=form.format, layers=layers)
 
 
 def file_of(arrays, source, network):

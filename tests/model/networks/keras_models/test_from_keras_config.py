@@ -131,7 +131,7 @@ def test_a_network_that_rescales_itself_gets_0_to_255():
     )
 
 
-# As Keras 2 and 1 wrote them.
+# As Keras 2 wrote them.
 
 
 def layer(kind, name, **config):
@@ -180,27 +180,6 @@ KERAS_2_FUNCTIONAL = {
         "output_layers": [["d", 0, 0]],
     },
 }
-KERAS_1 = {
-    "class_name": "Sequential",
-    "config": [
-        layer(
-            "Convolution2D",
-            "conv",
-            batch_input_shape=[None, 8, 8, 3],
-            nb_filter=4,
-            nb_row=3,
-            nb_col=2,
-            border_mode="same",
-            subsample=[1, 1],
-            dim_ordering="tf",
-            bias=True,
-            activation="relu",
-        ),
-        layer("Flatten", "flat"),
-        layer("Dropout", "drop", p=0.5),
-        layer("Dense", "out", output_dim=2, bias=True, activation="softmax"),
-    ],
-}
 
 
 @pytest.mark.parametrize(
@@ -211,11 +190,10 @@ KERAS_1 = {
             {"conv2d_1": [(3, 3, 3, 8), (8,)], "dense_1": [(2048, 10), (10,)]},
         ),
         (KERAS_2_FUNCTIONAL, {"a": [(1, 1, 3, 3), (3,)], "d": [(3, 2), (2,)]}),
-        (KERAS_1, {"conv": [(3, 2, 3, 4), (4,)], "out": [(256, 2), (2,)]}),
     ],
-    ids=["Keras 2", "Keras 2, functional", "Keras 1"],
+    ids=["Keras 2", "Keras 2, functional"],
 )
-def test_configurations_of_keras_1_and_2_are_rebuilt(config, shapes):
+def test_configurations_of_keras_2_are_rebuilt(config, shapes):
     network = from_keras_config.rebuild(json.dumps(config), "file")
     variables = network.variable_shapes(network.input_spec)
     assert {name: [*pair.values()] for name, pair in variables.items()} == shapes
@@ -270,7 +248,7 @@ def renamed(name):
         (renamed("a/b"), "named 'a/b'"),
         (changed(KERAS_2, "config", []), "no list of layers"),
         (changed(KERAS_2, "config", KERAS_2["config"][2:]), "no input"),
-        (changed(KERAS_1, "config", 0, "config", "dim_ordering", "th"), "data_format"),
+        (changed(KERAS_2, "config", 0, "class_name", "Convolution2D"), "Convolution2D"),
         (
             changed(KERAS_2_FUNCTIONAL, "config", "output_layers", []),
             "not exactly one output",
@@ -319,8 +297,8 @@ STRANGE = [None, True, -1, 0, 1e308, 10**30, "", "x" * 300, [], {}, [[]], {"a": 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "config",
-    [KERAS_2, KERAS_2_FUNCTIONAL, KERAS_1, json.loads(branches().to_json())],
-    ids=["Keras 2", "Keras 2, functional", "Keras 1", "Keras 3"],
+    [KERAS_2, KERAS_2_FUNCTIONAL, json.loads(branches().to_json())],
+    ids=["Keras 2", "Keras 2, functional", "Keras 3"],
 )
 def test_random_values_are_rebuilt_or_refused(config, seed):
     chosen = random.Random(seed)
