@@ -92,8 +92,8 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
     )
     line += f", {num_unused} tensors unused; " if num_unused else "; "
     positions = restored.possible_features() or restored.possible_positions()
-    shapes = match.network.variable_shapes(restored.spec)
-    if unexplained := match.naming.unexplained_layers(match.checkpoint, shapes):
+    unexplained = match.naming.unexplained_layers(match.checkpoint, restored.shapes)
+    if unexplained:
         line += (
             f"but {unexplained[0]} shows that it belongs to another network; "
             f"--arch={name} uses what fits"

@@ -4,6 +4,7 @@ Source: numpy/lib/format.py.
 """
 
 import io
+import itertools
 import math
 import warnings
 import zipfile
@@ -24,6 +25,7 @@ _HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _KINDS = "fiub"
+_MAX_NAME = 500  # characters
 # Members of an .npz may have this many times its size, since deflate gains little on
 # weights; or at least this many bytes.
 _MAX_GROWTH, _SMALL_BYTES = 20, 64 << 20
@@ -48,7 +50,7 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(tensors={"array": value}, format="NumPy array")
     metadata = rest.removeprefix(OWN_MARK) if rest.startswith(OWN_MARK) else b""
     return Checkpoint(
-        tensors=unpickle.flatten(value, where),
+        tensors=flatten(value, where),
         format="NumPy, pickled dict of arrays",
         metadata=checkpoint.parse_metadata(metadata, where),
     )
@@ -65,7 +67,7 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
         inner = {name: value}
         if not isinstance(value, np.ndarray):
             prefix = "" if len(infos) == 1 else f"{name}/"
-            arrays = unpickle.flatten(value, where)
+            arrays = flatten(value, where)
             inner = {f"{prefix}{key}": array for key, array in arrays.items()}
         if inner.keys() & tensors.keys():
             raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
@@ -119,3 +121,36 @@ def _corrupt(where: str, problem: str) -> errors.CorruptCheckpoint:
     return errors.CorruptCheckpoint(
         f"{where}: {problem}; the file is damaged or cut off, get it again"
     )
+
+
+def flatten(value: Any, where: str) -> dict[str, np.ndarray]:
+    """Turn nested dicts and lists of arrays into {"outer/inner": array}.
+
+    A list [kernel, bias] under a layer gets the names "layer/0" and "layer/1". Values
+    that are not arrays are left out.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    steps = itertools.count()
+
+    def visit(prefix: str, value: Any) -> None:
+        if next(steps) > unpickle.MAX_ENTRIES or len(prefix) > _MAX_NAME:
+            raise errors.CorruptCheckpoint(
+                f"{where}: more than {unpickle.MAX_ENTRIES:,} entries, or names longer "
+                f"than {_MAX_NAME} characters; this is no dict of arrays"
+            )
+        if isinstance(value, np.ndarray):
+            tensors[prefix] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}/{key}" if prefix else str(key), inner)
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                visit(f"{prefix}/{number}", inner)
+
+    if isinstance(value, dict):
+        visit("", value)
+    if not tensors:
+        raise errors.CorruptCheckpoint(
+            f"{where}: expected a dict of arrays, found {type(value).__name__}"
+        )
+    return tensors

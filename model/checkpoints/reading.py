@@ -232,7 +232,7 @@ def _read_pickle(path: Path) -> Checkpoint:
     if pth.LEGACY_MAGIC.to_bytes(10, "little") in data[:32]:
         return Checkpoint(tensors=pth.read_legacy(path), format="PyTorch (legacy)")
     value, _ = unpickle.loads(data, str(path))
-    tensors = unpickle.flatten(value, str(path))
+    tensors = npy.flatten(value, str(path))
     return Checkpoint(tensors=tensors, format="pickled dict of arrays")
 
 

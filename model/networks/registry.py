@@ -13,10 +13,8 @@ _ALEXNET_FEATURES = ("pool5", "fc6", "fc7")
 _CIFAR_FEATURES = ("pool_1", "pool_2", "dense_1")
 _IMAGENET = alexnet.ALEXNET_OWT_INPUT
 # The ends of the fifth and the last stage, and the second block of the one between.
-_LITE0_BLOCKS, _LITE2_BLOCKS = (
-    tuple(f"block_{number}" for number in numbers)
-    for numbers in ((10, 12, 15), (14, 16, 20))
-)
+_LITE0_BLOCKS = ("block_10", "block_12", "block_15")
+_LITE2_BLOCKS = ("block_14", "block_16", "block_20")
 
 
 def _network(

@@ -121,9 +121,7 @@ class Overrides:
         from model.checkpoints import caffemodel
 
         path = Path(self.mean)
-        if not path.exists():
-            if path.suffix in (".binaryproto", ".npy"):
-                raise errors.MissingCheckpoint(f"--mean={path}: no such file.")
+        if not path.exists() and path.suffix not in (".binaryproto", ".npy"):
             return {"mean": _three_numbers("mean", self.mean)}
         mean = caffemodel.read_mean(path) / np.float32(scale)
         if bgr:

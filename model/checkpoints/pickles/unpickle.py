@@ -2,11 +2,13 @@
 
 A pickle is a program. This reader lets it build lists, dicts, numbers, strings and
 arrays. Every name that it asks for is looked up in a short list of our own stand-ins.
-Any other name is an UnsafeCheckpoint, and nothing is ever imported for it.
+Any other name is an UnsafeCheckpoint, and nothing is ever imported for it. What stands
+in for NumPy's array holds bytes, type and shape, which are checked before NumPy makes
+an array of them.
 """
 
 import io
-import itertools
+import math
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -15,15 +17,123 @@ from typing import Any, ClassVar
 import numpy as np
 
 from model.checkpoints import bounds, errors
-from model.checkpoints.pickles import numpy_stand_ins
 
 _MAX_LEVELS = 20  # of lists and dicts in one another
-_MAX_NAME = 500  # characters
 # Parts of a pickle: its instructions, their lengths and texts. A state dict has about
 # 80 parts per tensor; each part may cost 200 bytes of memory.
 _MAX_PARTS = 2_000_000
-_MAX_ENTRIES = 1_000_000  # in the dicts and lists that a pickle builds or copies
+MAX_ENTRIES = 1_000_000  # in the dicts and lists that a pickle builds or copies
 _MAX_ARGUMENTS = 20  # of a call; Python may copy them each time
+
+
+# Kinds of numbers an array may hold; no objects, no strings, no structures.
+_NUMBER_KINDS = "biuf"
+
+
+class _Dtype:
+    """Stands in for numpy.dtype."""
+
+    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
+        if not isinstance(code, str) or len(code) > 4:
+            raise pickle.UnpicklingError(f"dtype {bounds.brief(code)}")
+        self.dtype: np.dtype[Any] = np.dtype(code)
+        if self.dtype.kind not in _NUMBER_KINDS + "O":
+            raise pickle.UnpicklingError(f"an array of {self.dtype}, not of numbers")
+
+    def __setstate__(self, state: Any) -> None:
+        order = state[1]
+        if order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"byte order {bounds.brief(order)}")
+        if order in "<>":
+            self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stands in for numpy.ndarray."""
+
+    def __init__(self) -> None:
+        # A list of one object, as numpy.save wraps a dict; None for numbers.
+        self.wrapped: list[Any] | None = None
+        self._parts: tuple[Any, ...] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self.fill(data, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+        """Set the content, once it is certain that it makes an array.
+
+        Text stands for bytes, as Python 2 and protocol 2 write them. Only `values`
+        encodes it, since a pickle may refer to the same long text any number of times.
+        """
+        shape = tuple(shape)
+        if isinstance(dtype, _Dtype) and dtype.dtype.kind == "O":
+            is_one = isinstance(data, list) and len(data) == 1 and shape in ((), (1,))
+            if not is_one:
+                raise pickle.UnpicklingError("an array of several objects")
+            self.wrapped = data
+            return
+        is_data = isinstance(data, bytes | bytearray | str)
+        if not isinstance(dtype, _Dtype) or not is_data:
+            raise pickle.UnpicklingError("an array of something else than numbers")
+        if not bounds.is_possible_shape(shape):
+            raise pickle.UnpicklingError(f"shape {bounds.brief(shape)}")
+        if math.prod(shape) * dtype.dtype.itemsize != len(data):
+            raise pickle.UnpicklingError(
+                f"{len(data)} bytes for shape {shape} of {dtype.dtype}"
+            )
+        self._parts = (data, dtype.dtype, shape, order)
+
+    def copied_bytes(self) -> int:
+        """Return how much memory `values` takes in addition to the pickle."""
+        data = self._parts[0] if self._parts else b""
+        return len(data) if isinstance(data, str) else 0
+
+    def values(self) -> np.ndarray:
+        """Return the array of numbers, a view of the pickle's bytes where possible."""
+        if self._parts is None:
+            raise pickle.UnpicklingError("an array without values")
+        data, dtype, shape, order = self._parts
+        if isinstance(data, str):
+            data = data.encode("latin1")
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    if kind is not _Array:
+        raise pickle.UnpicklingError("an array of an unknown kind")
+    return _Array()
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Stand in for NumPy's helper in pickles of protocol 5."""
+    array = _Array()
+    array.fill(data, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _frombuffer(data, dtype, (), "C").values()[()]
+
+
+def _encode(text: Any, encoding: Any) -> str:
+    """Return the text that protocol 2 writes for bytes; `_Array.fill` says why."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {bounds.brief(encoding)}")
+    return text
+
+
+# {full name that a pickle may ask for: what it gets}.
+_NUMPY_NAMES: dict[str, Any] = {
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": lambda: b"",  # which protocol 2 calls to write empty ones
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
+}
+for _core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
+    _NUMPY_NAMES[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    _NUMPY_NAMES[f"{_core}.multiarray.scalar"] = _scalar
+    _NUMPY_NAMES[f"{_core}.numeric._frombuffer"] = _frombuffer
 
 
 def loads(
@@ -31,7 +141,7 @@ def loads(
     where: str,
     *,
     start: int = 0,
-    names: Mapping[str, Any] = numpy_stand_ins.NAMES,
+    names: Mapping[str, Any] = _NUMPY_NAMES,
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
     """Read one pickle; return its object, and its number of bytes.
@@ -155,13 +265,13 @@ class _Reader(pickle._Unpickler):
         self._where = where
         self._names = names
         self._persistent_load = persistent_load
-        self._entries_left = _MAX_ENTRIES
+        self._entries_left = MAX_ENTRIES
 
     def _copy_names(self, items: Any = ()) -> _Names:
         """Stand in for OrderedDict, which copies its argument."""
         self._entries_left -= len(items)
         if self._entries_left < 0:
-            raise pickle.UnpicklingError(f"more than {_MAX_ENTRIES:,} entries")
+            raise pickle.UnpicklingError(f"more than {MAX_ENTRIES:,} entries")
         return _Names(items)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -197,16 +307,16 @@ class _Resolver:
         """Return plain data; what is shared stays shared."""
         if level > _MAX_LEVELS:
             raise pickle.UnpicklingError(f"nested more than {_MAX_LEVELS} levels deep")
-        if not isinstance(value, numpy_stand_ins.Array | dict | list | tuple):
+        if not isinstance(value, _Array | dict | list | tuple):
             return value
         if id(value) not in self._resolved:
             self._resolved[id(value)] = self._resolve_once(value, level)
         return self._resolved[id(value)]
 
     def _resolve_once(self, value: Any, level: int) -> Any:
-        if isinstance(value, numpy_stand_ins.Array) and value.wrapped is not None:
+        if isinstance(value, _Array) and value.wrapped is not None:
             return self.resolve(value.wrapped[0], level + 1)
-        if isinstance(value, numpy_stand_ins.Array):
+        if isinstance(value, _Array):
             self._bytes_left -= value.copied_bytes()
             if self._bytes_left < 0:
                 raise pickle.UnpicklingError("arrays that share their text")
@@ -214,36 +324,3 @@ class _Resolver:
         if isinstance(value, dict):
             return {k: self.resolve(v, level + 1) for k, v in value.items()}
         return [self.resolve(item, level + 1) for item in value]
-
-
-def flatten(value: Any, where: str) -> dict[str, np.ndarray]:
-    """Turn nested dicts and lists of arrays into {"outer/inner": array}.
-
-    A list [kernel, bias] under a layer gets the names "layer/0" and "layer/1". Values
-    that are not arrays are left out.
-    """
-    tensors: dict[str, np.ndarray] = {}
-    steps = itertools.count()
-
-    def visit(prefix: str, value: Any) -> None:
-        if next(steps) > _MAX_ENTRIES or len(prefix) > _MAX_NAME:
-            raise errors.CorruptCheckpoint(
-                f"{where}: more than {_MAX_ENTRIES:,} entries, or names longer "
-                f"than {_MAX_NAME} characters; this is no dict of arrays"
-            )
-        if isinstance(value, np.ndarray):
-            tensors[prefix] = value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                visit(f"{prefix}/{key}" if prefix else str(key), inner)
-        elif isinstance(value, list):
-            for number, inner in enumerate(value):
-                visit(f"{prefix}/{number}", inner)
-
-    if isinstance(value, dict):
-        visit("", value)
-    if not tensors:
-        raise errors.CorruptCheckpoint(
-            f"{where}: expected a dict of arrays, found {type(value).__name__}"
-        )
-    return tensors

@@ -113,5 +113,5 @@ class TestMeanFile:
 
     @pytest.mark.parametrize("name", ["gone.npy", "gone.binaryproto"])
     def test_a_missing_file_is_refused(self, name):
-        with pytest.raises(errors.MissingCheckpoint, match=f"--mean={name}: no such"):
+        with pytest.raises(errors.MissingCheckpoint, match=f"{name}: no such file"):
             apply(mean=name)

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from model.checkpoints import errors
+from model.checkpoints import errors, npy
 from model.checkpoints.pickles import unpickle
 from tests.support import cases
 from tests.support.weights import arrays, damage, memory
@@ -108,7 +108,7 @@ class TestData:
             "params/conv1/1": bias,
             "params/conv2/0": kernel,
         }
-        arrays.assert_same(unpickle.flatten(value, "w.pkl"), tensors)
+        arrays.assert_same(npy.flatten(value, "w.pkl"), tensors)
         assert value.pop("params").keys() == layers.keys()
         assert value == plain
 
@@ -144,7 +144,7 @@ class TestData:
     )
     def test_values_without_named_arrays_are_refused(self, value):
         with corrupt("expected a dict of arrays"):
-            unpickle.flatten(value, "w.pkl")
+            npy.flatten(value, "w.pkl")
 
 
 class Reduced:
@@ -259,7 +259,7 @@ class TestDamaged:
     )
     def test_bytes_that_are_no_pickle_are_refused(self, data):
         with corrupt(r"^w\.pkl: "):
-            unpickle.flatten(loads(data), "w.pkl")
+            npy.flatten(loads(data), "w.pkl")
 
     @EVERY_PROTOCOL
     def test_a_pickle_that_is_cut_off_anywhere_is_refused(self, protocol):
@@ -274,7 +274,7 @@ class TestDamaged:
         data = pickle.dumps({"a": layers, "n": np.float64(3)}, protocol)
 
         def read(copy):
-            tensors = unpickle.flatten(loads(copy), "w.pkl")
+            tensors = npy.flatten(loads(copy), "w.pkl")
             assert all(isinstance(array, np.ndarray) for array in tensors.values())
 
         assert damage.outcomes(read, data, 1500)["CorruptCheckpoint"]
@@ -391,7 +391,7 @@ class TestBombs:
             data += LIST + put(level) + MARK + get(level - 1) * 10 + APPENDS + POP
         data += DICT + text("a") + get(18) + b"s" + STOP
         with corrupt("than 1,000,000 entries"):
-            unpickle.flatten(loads(data), "w.pkl")
+            npy.flatten(loads(data), "w.pkl")
 
     def test_copies_of_a_dict_are_limited(self):
         """A thousand names and a million copies of them would take an hour."""
@@ -431,7 +431,7 @@ class TestBombs:
         """1,000 arrays in a list with a name of 100,000 letters."""
         data = pickle.dumps({"n" * 100_000: [np.zeros(1)] * 1000})
         with memory.at_most(8 << 20), corrupt("names longer than 500"):
-            unpickle.flatten(loads(data), "w.pkl")
+            npy.flatten(loads(data), "w.pkl")
 
     def test_too_many_parts_are_refused(self):
         with corrupt("more than 2,000,000 parts"):
