@@ -1,11 +1,9 @@
 """Read any weight file as tensors by name; its content decides which reader does it."""
 
 import dataclasses
-import functools
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors
@@ -119,14 +117,12 @@ def _read_file(path: Path, keras_config: str) -> Checkpoint:
         start = file.read(16)
     if not start:
         raise errors.CorruptCheckpoint(f"{path}: is empty; copy or download it again")
-    readers: Mapping[bytes, Callable[[Path], Checkpoint]] = {
-        b"PK\x03\x04": functools.partial(_read_zip, keras_config=keras_config),
-        isolated_h5.SIGNATURE: functools.partial(h5.read, keras_config=keras_config),
-        npy.SIGNATURE: npy.read,
-    }
-    for signature, reader in readers.items():
-        if start.startswith(signature):
-            return reader(path)
+    if start.startswith(b"PK\x03\x04"):
+        return _read_zip(path, keras_config)
+    if start.startswith(isolated_h5.SIGNATURE):
+        return h5.read(path, keras_config=keras_config)
+    if start.startswith(npy.SIGNATURE):
+        return npy.read(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER_BYTES:
         return _read_safetensors(path)
     if start[:1] == b"\x80":

@@ -89,7 +89,7 @@ def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
     matches = [
         _count_matches(checkpoint, naming, networks[naming.network])
         for naming in namings
-        if naming.is_possible_in(checkpoint) and naming.finds_any(checkpoint)
+        if naming.is_possible_in(checkpoint)
     ]
     matches = [match for match in matches if match.num_tensors]
     matches.sort(key=lambda match: match.score, reverse=True)

@@ -127,17 +127,18 @@ class LayerNaming:
         return array if array.shape == shape else array.swapaxes(2, 3)
 
     def is_possible_in(self, checkpoint: Checkpoint) -> bool:
-        """Return whether a file's format and list of layers allow this convention."""
+        """Return whether a file may have its tensors in this convention.
+
+        Its format and list of layers allow that, and it has any tensor of the layers,
+        whatever its shape.
+        """
         if self.formats and not checkpoint.format.startswith(self.formats):
             return False
         listed = [name for name, _ in checkpoint.layers]
-        if self.layer_order is None or not {*self.layer_order} <= {*listed}:
-            return True
-        first, second = map(listed.index, self.layer_order)
-        return first < second
-
-    def finds_any(self, checkpoint: Checkpoint) -> bool:
-        """Return whether a file has any tensor of the layers, whatever its shape."""
+        if self.layer_order and {*self.layer_order} <= {*listed}:
+            first, second = map(listed.index, self.layer_order)
+            if first > second:
+                return False
         return any(
             self.tensor_name(layer, variable) in checkpoint.tensors
             for layer in self.layers

@@ -81,13 +81,10 @@ def _read(file: h5py.File, limit_bytes: int) -> Answers:
         limit_bytes -= math.prod(n or 1 for n in item.shape) * item.dtype.itemsize
         if limit_bytes < 0:
             raise errors.CorruptCheckpoint(
-                f"{path}, of shape {item.shape}, is more than a file of this size can "
-                "hold"
+                f"{path}, of shape {item.shape}, is more than such a file can hold"
             )
         datasets.append((path, item, type_name))
-    if sum(len(str(text)) for group in texts.values() for text in group.values()) > (
-        _MAX_TEXT
-    ):
+    if len(str(texts)) > _MAX_TEXT:
         raise errors.CorruptCheckpoint("its attributes hold too much text")
     arrays = [(path, data.shape, type_name) for path, data, type_name in datasets]
     yield {"texts": texts, "arrays": arrays, "others": others}, b""

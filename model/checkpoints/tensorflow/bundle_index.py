@@ -55,8 +55,7 @@ class Entry:
 def unreadable(prefix: Path, problem: str) -> errors.CorruptCheckpoint:
     """Return the error for a damaged index."""
     return errors.CorruptCheckpoint(
-        f"{prefix}: not a readable TensorFlow checkpoint ({problem}); copy its index "
-        "again"
+        f"{prefix}: not a readable TensorFlow checkpoint ({problem}); copy it again"
     )
 
 
@@ -108,8 +107,7 @@ def _parse_entry(message: Wire, prefix: Path) -> Entry:
         raise unreadable(prefix, f"a shape that begins with {shape[:8]}")
     entry = Entry(dtype, tuple(shape), shard, offset, size, crc, sliced=7 in fields)
     if dtype in DTYPES and not entry.sliced and size != entry.num_bytes:
-        problem = f"a tensor of shape {shape} in {size:,} bytes"
-        raise unreadable(prefix, problem)
+        raise unreadable(prefix, f"a tensor of shape {shape} in {size:,} bytes")
     return entry
 
 
@@ -140,8 +138,7 @@ def _block(data: bytes, offset: int, size: int, prefix: Path) -> bytes:
     if tfrecord.masked_crc(block) != crc:
         raise unreadable(prefix, "a block's checksum is wrong")
     if block[-1] != 0:
-        problem = "a compressed block, which TensorFlow does not write"
-        raise unreadable(prefix, problem)
+        raise unreadable(prefix, "a compressed block, as TensorFlow writes none")
     return block[:-1]
 
 

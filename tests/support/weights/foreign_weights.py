@@ -208,7 +208,7 @@ def to_graft(name, kernel, network):
 
 
 def _content(form, tensors):
-    layers = tuple(line.split() for line in form.listed)
+    layers = tuple(tuple(line.split()) for line in form.listed)
     return Checkpoint(tensors=tensors, format=form.format, layers=layers)
 
 

@@ -131,7 +131,7 @@ CORRUPT = {
             file.create_dataset(name, data=ZEROS[:6_000_000], compression="gzip")
             for name in "abc"
         ],
-        "c, of shape (6000000,), is more than a file of this size can hold",
+        "c, of shape (6000000,), is more than such a file can hold",
     ),
     "zeros": (
         dataset(data=ZEROS, chunks=(1_000_000,), compression="gzip"),
