@@ -1,4 +1,4 @@
-"""Read NumPy's .npy and .npz as {name: array}; pickles in them are read as plain data.
+"""Read NumPy's .npy and .npz as {name: array}; a pickled .npy is read as plain data.
 
 Source: numpy/lib/format.py.
 """
@@ -63,15 +63,9 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for info in infos:
         name, where = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
-        value, _ = _parse(archive.read_member(file, info), where)
-        inner = {name: value}
-        if not isinstance(value, np.ndarray):
-            prefix = "" if len(infos) == 1 else f"{name}/"
-            arrays = flatten(value, where)
-            inner = {f"{prefix}{key}": array for key, array in arrays.items()}
-        if inner.keys() & tensors.keys():
+        if name in tensors:
             raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
-        tensors |= inner
+        tensors[name] = parse_values(archive.read_member(file, info), where)
     return tensors
 
 

@@ -8,6 +8,7 @@ configurations that Keras 2 wrote.
 """
 
 import dataclasses
+import graphlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -154,24 +155,19 @@ class _Reader:
 
     def _in_order(self, calls: Mapping[str, Any], last: str) -> list[str]:
         """Return the layers that the output needs, each after its sources."""
-        order: list[str] = []
-        state: dict[str, bool] = {}  # True: in the order, False: waits for its sources
-        stack = [last]
-        while stack:
-            name = stack.pop()
-            if state.get(name):
-                continue
+        needed: dict[str, list[str]] = {}  # {layer: its sources}
+        waiting = [last]
+        while waiting:
+            name = waiting.pop()
             if name not in calls:
                 raise Refused(f"a layer that takes its input from {name[:60]!r}")
-            missing = [o.layer for o in _outputs(calls[name]) if not state.get(o.layer)]
-            if missing and name in state:
-                raise Refused(f"layer {name[:60]!r}, which needs its own output")
-            state[name] = not missing
-            if missing:
-                stack += [name, *missing]
-            else:
-                order.append(name)
-        return order
+            if name not in needed:
+                needed[name] = [output.layer for output in _outputs(calls[name])]
+                waiting += needed[name]
+        try:
+            return [*graphlib.TopologicalSorter(needed).static_order()]
+        except graphlib.CycleError as error:
+            raise Refused("a layer that needs its own output") from error
 
     def _arguments(self, part: _Json, name: str) -> tuple[tuple[Any, ...], _Json]:
         """Return what a layer is called on, with an Output for each tensor."""

@@ -19,8 +19,7 @@ def positions(model: Any) -> list[str]:
     for number, operation in enumerate(order):
         for tensor in keras.tree.flatten(operation.input):
             if id(tensor) in producers:
-                source = producers[id(tensor)]
-                last_use[source] = max(last_use[source], number)
+                last_use[producers[id(tensor)]] = number
     names, needed_until = [], 0
     for number, operation in enumerate(order):
         if needed_until <= number:
