@@ -48,17 +48,11 @@ def conv_norm(
     name: str,
     like_torch: bool = True,
 ) -> Any:
-    """Convolve, then apply batch normalisation.
+    """Convolve, then apply batch normalisation; the names of both begin with `name`.
 
-    Args:
-        x: Keras tensor [batch, height, width, channels].
-        filters: number of filters; None to convolve each channel by itself.
-        size: height and width of the kernel, in pixels.
-        stride: pixels between the places of the kernel.
-        name: beginning of the names of both layers.
-        like_torch: whether the numbers are PyTorch's: size // 2 zeros at each edge and
-            an epsilon of 1e-5; else TensorFlow's: where the stride is 2, at most as
-            many zeros before as after, and 1e-3.
+    No `filters` convolve each channel by itself. If it is `like_torch`, the numbers are
+    PyTorch's: size // 2 zeros at each edge and an epsilon of 1e-5; else TensorFlow's:
+    where the stride is 2, at most as many zeros before as after, and 1e-3.
     """
     padding = "same"
     if like_torch and stride > 1 and size > 1:

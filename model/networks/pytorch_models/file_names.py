@@ -24,15 +24,11 @@ def _inverted_residuals(
 ) -> _Names:
     """Pair the names of a network with those in a file.
 
-    Args:
-        stages: table of the network in inverted_residuals.
-        ends: names of stem and head, each a convolution and its normalisation, and of
-            the final layer.
-        block: beginning of the names in a block. {block}, {stage} and {index} stand for
-            the numbers of block, stage, and block in the stage, from 0 on; {after} and
-            {next} for those of block and stage from 1 on.
-        parts: names of a block's layers, in order.
-        first: the same for the first block, which has no expansion.
+    `ends` are the names of stem and head, each a convolution and its normalisation, and
+    of the final layer; `parts` those of a block's layers, in order, and `first` those
+    of the first block, which has no expansion. They follow `block`, in which {block},
+    {stage} and {index} stand for the numbers of block, stage, and block in the stage,
+    from 0 on; {after} and {next} for those of block and stage from 1 on.
     """
     squeezing = "squeeze excite " * (len(parts.split()) == 8)
     narrow = f"depthwise_conv depthwise_bn {squeezing}project_conv project_bn"
@@ -66,12 +62,10 @@ def _resnet(blocks: Sequence[int], convolutions: int) -> _Names:
 def _convnext(ends: str, downsample: str, block: str, parts: str) -> _Names:
     """Pair the names of the network with those in a file.
 
-    Args:
-        ends: names of the stem's convolution and normalisation, of the normalisation
-            after the pool, and of the final layer.
-        downsample: beginning of the names between stages, with {stage} or {twice}.
-        block: beginning of the names in a block, with {stage} or {next}, and {index}.
-        parts: names of a block's layers, in order.
+    `ends` are the names of the stem's convolution and normalisation, of the
+    normalisation after the pool, and of the final layer; `parts` those of a block's
+    layers, which follow `block`, with {stage} or {next}, and {index}. Names between
+    stages follow `downsample`, with {stage} or {twice}.
     """
     names = _pairs("stem_conv stem_norm pool_norm fc", ends)
     for _, stage, index in _places(convnext.BLOCKS):
