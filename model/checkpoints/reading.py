@@ -132,10 +132,9 @@ def _read_file(path: Path, keras_config: str) -> Checkpoint:
     if caffemodel.recognises(path):
         return caffemodel.read(path)
     raise errors.UnknownFormat(
-        f"{path}: not a weight file that Graft reads; it reads TensorFlow checkpoints "
-        "(.index), Caffe's .caffemodel and .caffemodel.h5, PyTorch state dicts (.pth, "
-        ".pt), Keras .keras and .h5, .safetensors, .npy, .npz and pickled dicts of "
-        "arrays"
+        f"{path}: not a weight file that Graft reads; it reads TensorFlow's .index, "
+        "Caffe's .caffemodel, PyTorch's .pth and .pt, Keras' .keras and .h5, "
+        ".safetensors, .npy, .npz and pickled dicts of arrays"
     )
 
 

@@ -241,8 +241,7 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
         choice = " or ".join(f"--arch={name}" for name in sorted(equal))
         raise errors.MismatchedCheckpoint(
             f"{where}: its {best.num_tensors} known tensors fit "
-            f"{' and '.join(sorted(equal))} equally well. Say which network they "
-            f"belong to: pass {choice}."
+            f"{' and '.join(sorted(equal))} equally well. Pass {choice}."
         )
     # Rule 4.
     shapes = best.network.variable_shapes(best.naming.spec or best.network.input_spec)

@@ -236,7 +236,6 @@ def in_order(network: Network, checkpoint: Checkpoint) -> LayerNaming:
             )
     if len(theirs) > len(ours):
         raise errors.MismatchedCheckpoint(
-            f"{checkpoint.where}: has {len(theirs)} tensors, expected those of "
-            f"{network.name}, at most {len(ours)}."
+            f"{checkpoint.where}: has {len(theirs)} tensors, {network.name} {len(ours)}"
         )
     return dataclasses.replace(naming, source="the order of layers", tensors=tensors)

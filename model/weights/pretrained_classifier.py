@@ -70,9 +70,8 @@ def load(
     if not network.is_classifier:
         raise errors.MismatchedCheckpoint(
             f"{checkpoint.where}: {network.name} does not end in a dense layer with a "
-            "logit for each of two classes or more, so it cannot be evaluated without "
-            "training. Use train.py --ckpt to give it a new head, or --run_dir to "
-            "evaluate a run."
+            "logit for each of two classes or more. Use train.py --ckpt to give it a "
+            "new head, or --run_dir to evaluate a run."
         )
     num_classes = _num_classes(match)
     restored = restore.restore_match(

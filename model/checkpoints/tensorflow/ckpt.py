@@ -46,7 +46,6 @@ _STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
 
 LayerPaths = Mapping[tuple[str, ...], str]  # {attributes from the root on: layer}
-NO_LAYERS: LayerPaths = {}
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -84,7 +83,7 @@ def _newest(folder: Path) -> Path | None:
     return folder / names.pop() if len(names) == 1 else None
 
 
-def read(prefix: Path, *, layers: LayerPaths = NO_LAYERS) -> Checkpoint:
+def read(prefix: Path, *, layers: LayerPaths | None = None) -> Checkpoint:
     """Read a checkpoint of TF1 or TF2.
 
     `layers` help to name the variables of a TF2 checkpoint. Optimizer slots, counters,
@@ -99,7 +98,7 @@ def read(prefix: Path, *, layers: LayerPaths = NO_LAYERS) -> Checkpoint:
     file_system.refuse_lfs_pointer(index)
     num_shards, entries = bundle_index.read(index, prefix)
     files = _data_files(prefix, num_shards)
-    names = _names(entries.get(_OBJECT_GRAPH), files, prefix, layers)
+    names = _names(entries.get(_OBJECT_GRAPH), files, prefix, layers or {})
     optimizers = {
         match[1] for name in entries if (match := _OPTIMIZER.fullmatch(_short(name)))
     }
@@ -141,8 +140,7 @@ def _data_files(prefix: Path, num_shards: int) -> list[Path]:
     for file in files:
         if not file.exists():
             raise errors.MissingCheckpoint(
-                f"{prefix}: the index is there, but no data file ({file.name}); copy "
-                "it beside the index"
+                f"{prefix}: no data file {file.name}; copy it beside the index"
             )
         file_system.refuse_lfs_pointer(file)
     return files

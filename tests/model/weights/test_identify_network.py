@@ -54,7 +54,7 @@ def test_without_a_list_of_layers_caffenet_may_be_alexnet():
 @pytest.mark.parametrize("network", ["caffenet", "bvlc_alexnet"])
 def test_a_list_of_layers_tells_caffenet_from_alexnet(network):
     file = foreign_weights.empty_file("Caffe", network)
-    assert {"norm1 LRN", "pool1 Pooling"} <= {*file.layers}
+    assert {("norm1", "LRN"), ("pool1", "Pooling")} <= {*file.layers}
     assert identify_network.identify(file).network.name == network
 
 
