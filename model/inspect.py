@@ -20,8 +20,6 @@ from model.checkpoints import caffemodel, errors, reading
 from model.checkpoints.checkpoint import Checkpoint
 from pipeline.system import command_line, config_flags
 
-_BFLOAT16 = ml_dtypes.bfloat16
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -132,7 +130,9 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
     rows = []
     for name, tensor in tensors.items():
         mean = std = "-"
-        if tensor.size and (tensor.dtype.kind in "iuf" or tensor.dtype == _BFLOAT16):
+        if tensor.size and (
+            tensor.dtype.kind in "iuf" or tensor.dtype == ml_dtypes.bfloat16
+        ):
             with np.errstate(all="ignore"):  # numbers that are not finite are shown
                 mean = f"{tensor.mean(dtype=np.float64):.4g}"
                 std = f"{tensor.std(dtype=np.float64):.4g}"

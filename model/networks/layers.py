@@ -33,8 +33,6 @@ _KEEPING_SIGN = (
 )
 # Name of the layer that computes one group of a grouped convolution.
 _GROUP = re.compile(r"(.+)_group(\d+)")
-
-
 # With the epsilon of PyTorch's vision models.
 layer_norm = functools.partial(keras.layers.LayerNormalization, epsilon=1e-6)
 

@@ -11,8 +11,6 @@ ARCH = (
     "Network that the weights belong to, if their names and shapes leave it open: one "
     "of those in docs/weights.md, such as alexnet_owt, or a Keras or JSON file with it."
 )
-
-
 # Each of these makes the field of one setting.
 ckpt = functools.partial(
     _setting,

@@ -24,8 +24,6 @@ _MAX_LEVELS = 20  # of lists and dicts in one another
 _MAX_PARTS = 2_000_000
 MAX_ENTRIES = 1_000_000  # in the dicts and lists that a pickle builds or copies
 _MAX_ARGUMENTS = 20  # of a call; Python may copy them each time
-
-
 # Kinds of numbers an array may hold; no objects, no strings, no structures.
 _NUMBER_KINDS = "biuf"
 
