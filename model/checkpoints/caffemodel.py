@@ -166,10 +166,8 @@ def read_mean(path: Path) -> np.ndarray:
             f"{path}: {size:,} bytes; a mean image has at most {_MAX_MEAN_BYTES:,}"
         )
     data, where = path.read_bytes(), str(path)
-    if data.startswith(npy.SIGNATURE):
-        values = npy.parse_values(data, where)
-    else:
-        values = _blob(Wire(data, where))
+    is_npy = data.startswith(npy.SIGNATURE)
+    values = npy.parse_values(data, where) if is_npy else _blob(Wire(data, where))
     values = _drop_leading_ones(values, 1)
     if values.ndim == 3 and values.shape[0] == 3:
         values = values.transpose(1, 2, 0)

@@ -75,9 +75,7 @@ def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
             rebuilt = from_keras_config.rebuild(config, checkpoint.where, is_run=is_run)
         except errors.CheckpointError as error:
             why_not = str(error)
-    networks = dict(registry.NETWORKS)
-    if rebuilt:
-        networks[rebuilt.name] = rebuilt
+    networks = registry.NETWORKS | ({rebuilt.name: rebuilt} if rebuilt else {})
     if name in networks:  # rule 1
         network = networks[name]
         spec = spec or network.input_spec
@@ -260,18 +258,15 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
 
 def _is_keras_application(known: NetworkMatch, rebuilt: NetworkMatch) -> bool:
     """Return whether a file's own description is that of a known network."""
-    names = [
-        re.sub(r"[-_]", "", name.lower())
-        for name in (
-            rebuilt.network.name,
-            from_keras_config.name_of(known.network.name),
-        )
-    ]
+    known_name = from_keras_config.name_of(known.network.name)
+    described, expected = (
+        re.sub(r"[-_]", "", name.lower()) for name in (rebuilt.network.name, known_name)
+    )
     sizes = {match.network.input_spec.size_px for match in (known, rebuilt)}
     return (
         known.num_kernels >= rebuilt.num_kernels
         and known.num_tensors == len(known.checkpoint.tensors)
-        and names[0].startswith(names[1])  # such as mobilenetv2_1.00_224
+        and described.startswith(expected)  # such as mobilenetv2_1.00_224
         and len(sizes) == 1
     )
 
