@@ -11,12 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.predict import (
-    classifier,
-    explanation_picture,
-    output_formats,
-    photo_batches,
-)
+from model.predict import classifier, explanation_picture, photo_batches
+from model.predict.output_formats import Prediction
 from model.predict.predict_settings import Config
 from model.predict.unlabelled import suggestions
 from model.weights import pretrained_classifier
@@ -66,7 +62,7 @@ def predict(
     photo_classifier: classifier.Classifier,
     frames: video_frames.VideoFrames | None = None,
     pool: suggestions.Pool | None = None,
-) -> Iterator[output_formats.Prediction]:
+) -> Iterator[Prediction]:
     """Yield one prediction for each photo, in their order, then those for videos.
 
     A pool gets those for new photos; then only unreadable ones are yielded.
@@ -104,9 +100,7 @@ def predict(
         raise nothing
 
 
-def _with_spans(
-    predictions: Iterable[output_formats.Prediction],
-) -> Iterator[output_formats.Prediction]:
+def _with_spans(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     """Yield the predictions for frames, and one for each span when it has ended."""
     for (_, answer, _), group in itertools.groupby(predictions, _kind):
         span = []
@@ -117,12 +111,12 @@ def _with_spans(
             yield _mean(span)
 
 
-def _kind(prediction: output_formats.Prediction) -> tuple[str, str, bool]:
+def _kind(prediction: Prediction) -> tuple[str, str, bool]:
     """Return what the frames of a span have in common."""
     return prediction.photo, prediction.answer, prediction.is_stranger
 
 
-def _mean(span: Sequence[output_formats.Prediction]) -> output_formats.Prediction:
+def _mean(span: Sequence[Prediction]) -> Prediction:
     """Return a prediction for a span of frames, with the means of their figures."""
     first = span[0]
     scores = [p.stranger_score for p in span if p.stranger_score is not None]
@@ -155,9 +149,7 @@ class _Predictor:
                 Path(config.explain), self._explainer, photo_classifier.spec
             )
 
-    def predict(
-        self, batch: photo_batches.PhotoBatch
-    ) -> Iterator[output_formats.Prediction]:
+    def predict(self, batch: photo_batches.PhotoBatch) -> Iterator[Prediction]:
         """Yield one prediction for each photo of a batch, readable or not."""
         explanations: Sequence[classifier.Explanation] = ()
         features: Sequence[np.ndarray] = ()
@@ -181,13 +173,13 @@ class _Predictor:
                 if problem.kind in _OTHER_FILES and not is_named:
                     self.others.append(f"{photo}: {problem}")
                 else:
-                    yield output_formats.Prediction(photo=photo, problem=str(problem))
+                    yield Prediction(photo=photo, problem=str(problem))
                 continue
             number = next(numbers)
             classes = self._classifier.most_probable(
                 probabilities[number], self._config.top
             )
-            prediction = output_formats.Prediction(
+            prediction = Prediction(
                 photo=photo,
                 classes=classes,
                 unknown=classes[0][1] < self._config.unknown_below,
@@ -202,9 +194,7 @@ class _Predictor:
                 )
             yield prediction
 
-    def of_frames(
-        self, frames: Iterable[video_frames.Frame]
-    ) -> Iterator[output_formats.Prediction]:
+    def of_frames(self, frames: Iterable[video_frames.Frame]) -> Iterator[Prediction]:
         """Yield one prediction for each frame, or for the problem of a video."""
         spec = self._classifier.spec
         network_input = single_photo.NetworkInput(spec)

@@ -22,6 +22,7 @@ from model.loop.inputs import near_copies
 from model.networks import batch_norm_folding
 from model.predict import output_formats, similar_photos
 from model.predict.classifier import Classifier
+from model.predict.output_formats import Prediction
 from model.predict.predict_settings import Config
 from pipeline.images import photo_files, record_image
 from pipeline.records import manifest
@@ -80,7 +81,7 @@ class Pool:
         self._root = "." if others or not Path(first).is_dir() else first
         self._left_out: collections.Counter[str] = collections.Counter()
         self.num_photos = 0  # of which some are suggested
-        self._kept: list[tuple[float, np.ndarray, output_formats.Prediction]] = []
+        self._kept: list[tuple[float, np.ndarray, Prediction]] = []
 
     def is_new(self, photo: str) -> bool:
         """Return whether neither the records nor an earlier file have a photo's bytes.
@@ -98,10 +99,7 @@ class Pool:
         return True
 
     def add(
-        self,
-        prediction: output_formats.Prediction,
-        features: Any,
-        probabilities: np.ndarray,
+        self, prediction: Prediction, features: Any, probabilities: np.ndarray
     ) -> None:
         """Add a photo by the input of the head and the probabilities of all classes."""
         second, first = np.sort(np.append(probabilities, 0.0))[-2:]
@@ -113,7 +111,7 @@ class Pool:
             self._kept.sort(key=lambda photo: -photo[0])
             del self._kept[most:]
 
-    def suggest(self) -> Sequence[output_formats.Prediction]:
+    def suggest(self) -> Sequence[Prediction]:
         """Choose photos, write suggestions.csv and suggestions.html, and log both."""
         for what, number in self._left_out.items():
             command_line.note(f"left out: {number:,} photos, {what}")
@@ -144,12 +142,12 @@ class Pool:
         )
         return suggested
 
-    def _named(self, photo: output_formats.Prediction) -> output_formats.Prediction:
+    def _named(self, photo: Prediction) -> Prediction:
         """Return a prediction with a path from the folder of the photos."""
         path = os.path.relpath(photo.photo, self._root)
         return dataclasses.replace(photo, photo=path)
 
-    def _page(self, suggested: Sequence[output_formats.Prediction]) -> str:
+    def _page(self, suggested: Sequence[Prediction]) -> str:
         review = photo_review.PhotoReview(
             key=(os.path.realpath(self._root), self._classifier.class_names),
             class_names=self._classifier.class_names,
@@ -168,7 +166,7 @@ class Pool:
             num_photos=self.num_photos,
         )
 
-    def _encoded(self, prediction: output_formats.Prediction) -> bytes:
+    def _encoded(self, prediction: Prediction) -> bytes:
         """Return a photo as an upright JPEG or PNG."""
         return record_image.encode_for_record(
             photo_files.read(prediction.photo), white_level=self._classifier.white_level
