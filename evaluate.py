@@ -79,7 +79,7 @@ def compare(config: Config) -> dict[str, Any]:
     from model.evaluation.compare import run_comparison
     from model.runs import finished_run
 
-    runs = finished_run.read_several(config.run_dirs)
+    runs = finished_run.read_several(config.runs.split(","))
     figures, path = run_comparison.compare_runs(runs, config)
     return figures | {"written": str(path)}
 

@@ -106,7 +106,8 @@ class Config:
         if self.runs:
             names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
             self._refuse_with("runs", (*names, *GATES))
-            if len(self.run_dirs) < 2 or not all(self.run_dirs):
+            folders = self.runs.split(",")
+            if len(folders) < 2 or not all(folders):
                 raise ValueError(
                     f"--runs={self.runs}: expected two or more folders, separated by "
                     "commas"
@@ -133,8 +134,3 @@ class Config:
         """Return the first of these settings that is not the default; "" if all are."""
         differ = (n for n in names if getattr(self, n) != getattr(type(self), n))
         return next(differ, "")
-
-    @property
-    def run_dirs(self) -> Sequence[str]:
-        """Folders that `runs` names."""
-        return self.runs.split(",")
