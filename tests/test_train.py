@@ -263,7 +263,7 @@ def test_a_diverging_loss_stops_the_run_and_names_the_step(tiny_config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ckpt": "alexnett"}, "Did you mean alexnet"),
+        ({"ckpt": "alexnett"}, "did you mean alexnet"),
         ({"features": "fc7"}, "fc6"),
         ({"features": "pool9"}, "pool9"),
         ({"features": "pool5,pool9"}, "conv1, pool1, conv2"),
