@@ -72,10 +72,16 @@ def _read_cached(path: Path) -> Checkpoint:
         raise errors.CorruptCheckpoint(
             f"{path}: was not written by Graft. Remove the file and run again"
         )
-    if metadata.pop(_DIGEST, "") != _digest(checkpoint):
+    expected = metadata.pop(_DIGEST, None)
+    if expected is None:
+        command_line.log(
+            f"note: {path}: was saved by an earlier version, without a checksum, so "
+            "that damage would not be noticed. Remove the file to download it again"
+        )
+    elif expected != _digest(checkpoint):
         raise errors.CorruptCheckpoint(
-            f"{path}: is damaged, or of an early version: its content has another "
-            "SHA-256 than it states. Remove the file and run again"
+            f"{path}: is damaged: its content has another SHA-256 than it states. "
+            "Remove the file and run again"
         )
     return checkpoint
 
