@@ -35,9 +35,10 @@ def list_runs(folder: str, sort: str = "time") -> list[dict[str, Any]]:
 
 def _describe(path: Path) -> dict[str, Any]:
     is_one = not (path / run_folder.REPEATS).exists()
-    mark = path / (run_folder.CONFIG_NAME if is_one else run_folder.REPEATS)
     files = [Path(top, name) for top, _, names in os.walk(path) for name in names]
-    began = time.localtime(mark.lstat().st_mtime)
+    # The record of folds or seeds is written again when one of them ends.
+    marks = [f for f in files if f.name in (run_folder.CONFIG_NAME, run_folder.REPEATS)]
+    began = time.localtime(min(mark.lstat().st_mtime for mark in marks))
     known = {
         "run": str(path),
         "began": time.strftime("%Y-%m-%d %H:%M:%S", began),

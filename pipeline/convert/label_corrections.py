@@ -44,6 +44,12 @@ def read(files: str, class_names: Sequence[str]) -> list[Correction]:
         path = Path(file).expanduser() if file.startswith("~/") else Path(file)
         for line, entry in text_lines.read_table(path, ["path", "label"]):
             label, where = entry["label"], f"{path} line {line}"
+            if "suggested" in entry:
+                raise DataError(
+                    f"{path}: has a column `suggested`, as in a run's doubts.csv, whose "
+                    "labels are not corrected yet. Correct them on the report of "
+                    "evaluate.py; or correct the column label, and delete this column"
+                )
             if label == SKIP and SKIP in class_names:
                 raise DataError(
                     f"{where}: {SKIP} leaves photos out, but a class has this name. "

@@ -285,6 +285,10 @@ def test_several_files_may_repeat_but_not_contradict_each_other(scenes, tmp_path
             "expected one column path",
         ),
         "an open quote": ('path,label\n"ants/1.jpg,bees\n', "a quote is not closed"),
+        "a run's doubts.csv": (
+            "path,label,suggested\nants/1.jpg,ants,bees\n",
+            "has a column `suggested`",
+        ),
         "a field too many": ("path,label\na,bees,\n", "line 2: has 3 fields"),
         "nothing": ("", "is empty"),
         "a zero byte": ("path,label\na\0,bees\n", "line 2: has a zero byte"),
