@@ -158,6 +158,8 @@ class _Predictor:
             logits = np.zeros((0, len(self._classifier.class_names)))
         elif self._pool:
             features, logits = self._pool.embed(batch.images.astype(np.float32))
+            if scorer := self._classifier.stranger_scorer:
+                scores = scorer.scores(features)
         elif self._explainer is None:
             logits, scores = self._step(batch.images.astype(np.float32))
         else:
