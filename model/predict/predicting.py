@@ -90,7 +90,10 @@ def predict(
                 progress.update(len(batch.photos))
     texts = [f"{number:,} {kind}" for kind, number in ignored.items()]
     if others := predictor.others:
-        texts.append(f"{len(others):,} not a photo, the first: {others[0]}")
+        first = ": ".join(next(iter(others.items())))
+        texts.append(f"{len(others):,} not a photo, the first: {first}")
+    if num_videos := len(video_frames.find(list(others), in_folders=False)):
+        texts.append(f"{num_videos:,} of these videos, which --every=1s classifies")
     if texts:
         command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
     if frames and videos:
@@ -139,7 +142,7 @@ class _Predictor:
         photo_classifier: classifier.Classifier,
         pool: suggestions.Pool | None,
     ) -> None:
-        self.others: list[str] = []  # files of folders that are no photos, and why
+        self.others: dict[str, str] = {}  # files of folders that are no photos: why
         self._config, self._classifier, self._pool = config, photo_classifier, pool
         self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
@@ -173,7 +176,7 @@ class _Predictor:
                 is_photo = file_headers.named_format(photo)
                 is_named = is_photo or photo in self._config.photos
                 if problem.kind in _OTHER_FILES and not is_named:
-                    self.others.append(f"{photo}: {problem}")
+                    self.others[photo] = str(problem)
                 else:
                     yield Prediction(photo=photo, problem=str(problem))
                 continue

@@ -39,11 +39,13 @@ class Correction(NamedTuple):
 def read(files: str, class_names: Sequence[str]) -> list[Correction]:
     """Read comma-separated CSV files; what is wrong with one is a DataError."""
     corrections = []
+    names = {_as_listed(n): n for n in class_names} | {n: n for n in class_names}
     for file in filter(None, files.split(",")):
         # Shells leave "~" behind "=" as it is, and browsers save into the home folder.
         path = Path(file).expanduser() if file.startswith("~/") else Path(file)
         for line, entry in text_lines.read_table(path, ["path", "label"]):
             label, where = entry["label"], f"{path} line {line}"
+            label = names.get(label, label)
             if "suggested" in entry:
                 raise DataError(
                     f"{path}: has a column `suggested`, as in a run's doubts.csv, whose "
@@ -56,10 +58,10 @@ def read(files: str, class_names: Sequence[str]) -> list[Correction]:
                     "Rename the class in the source"
                 )
             if label not in (SKIP, *class_names):
-                names = difflib.get_close_matches(label, class_names, 1) or class_names
+                near = difflib.get_close_matches(label, class_names, 1) or class_names
                 raise DataError(
                     f"{where}: class {label[:80]!r} is unknown. Expected {SKIP}, or a "
-                    f"class of the source, such as {names[0]}. For a new class, put "
+                    f"class of the source, such as {near[0]}. For a new class, put "
                     "photos of it into the source, and convert again"
                 )
             reason = ": ".join(filter(None, (_LEFT_OUT, entry.get("note"))))

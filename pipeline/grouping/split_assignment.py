@@ -190,7 +190,7 @@ def _targets(groups: Groups, shares: Mapping[str, float]) -> dict[int, dict[str,
 
 
 def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return lines that name classes without photos in a split, or with very few."""
+    """Return lines on classes that lack photos, or that may be no classes."""
     lines = []
     for name, splits in counts.items():  # {split: number of photos}
         total = sum(splits.values())
@@ -200,5 +200,10 @@ def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
             lines.append(
                 f"warning: class {name}: {total} photos only, {splits['test']} of them "
                 "to test on; consider python -m pipeline.split --folds=5"
+            )
+        if name in ("none", "unsure"):
+            lines.append(
+                f"class {name}: model.predict --sort_into puts photos without a class "
+                f"into a folder of this name; --layout=none={name} leaves it out"
             )
     return lines

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,8 @@ def test_runs_of_folds_are_one_entry_with_their_pooled_accuracy(runs):
     (folds / "repeats.json").write_text(json.dumps(content))
     first = run_list.list_runs(str(runs))[0]
     assert (first["accuracy"], "accuracy_ci95" in first) == (0.6, False)
+    began = time.localtime(40 * 3600)  # of the folds, not of what is written later
+    assert first["began"] == time.strftime("%Y-%m-%d %H:%M:%S", began)
     assert run_list.read(str(runs / "best")).directory == runs / "better"
 
 
