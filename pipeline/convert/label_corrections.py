@@ -48,9 +48,9 @@ def read(files: str, class_names: Sequence[str]) -> list[Correction]:
             label = names.get(label, label)
             if "suggested" in entry:
                 raise DataError(
-                    f"{path}: has a column `suggested`, as in a run's doubts.csv, whose "
-                    "labels are not corrected yet. Correct them on the report of "
-                    "evaluate.py; or correct the column label, and delete this column"
+                    f"{path}: has a column `suggested`, as in doubts.csv, where "
+                    "no label is corrected yet. Correct labels in the report of "
+                    "evaluate.py; or correct the column label, and delete this one"
                 )
             if label == SKIP and SKIP in class_names:
                 raise DataError(

@@ -203,7 +203,7 @@ def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
             )
         if name in ("none", "unsure"):
             lines.append(
-                f"class {name}: model.predict --sort_into puts photos without a class "
-                f"into a folder of this name; --layout=none={name} leaves it out"
+                f"warning: class {name}: model.predict --sort_into names a folder of "
+                f"photos without a class so; --layout=none={name} leaves it out"
             )
     return lines

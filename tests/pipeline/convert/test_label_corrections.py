@@ -334,6 +334,13 @@ def test_files_of_spreadsheets_are_read(scenes, tmp_path, out, encoding):
     assert rows["Bl\u00fcten/1.jpg"].class_name == "bees"
 
 
+def test_a_class_with_a_space_at_its_end_takes_corrections(scenes, tmp_path, out):
+    (scenes / "bees").rename(scenes / "bees ")
+    corrections = write(tmp_path, ("ants/1.jpg", "bees "))
+    rows = rows_of(conversions.convert(scenes, out, corrections=corrections))
+    assert rows["ants/1.jpg"].class_name == "bees "
+
+
 def test_odd_names_survive_the_way_through_a_page_and_csv(scenes, tmp_path, out):
     names = ["a,b.jpg", '"q".jpg', "n\nl.jpg", "c\rr.jpg", " s .jpg ", "<b>.jpg"]
     names.append(os.fsdecode(b"\xff.jpg"))
