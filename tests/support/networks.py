@@ -3,8 +3,9 @@
 import numpy as np
 import safetensors.numpy
 
+from model.checkpoints import checkpoint
 from model.networks import architecture, registry
-from model.weights import layer_naming, weight_file
+from model.weights import layer_naming, named_weights, weight_file
 from pipeline.batches.input_spec import InputSpec
 
 TINY_LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")  # those with weights
@@ -103,6 +104,8 @@ def write_random_weights(cache_folder):
         "source": "random, for tests",
         "source_digest": "",
     }
+    content = checkpoint.Checkpoint(tensors=tensors, format="", metadata=metadata)
+    metadata["sha256"] = named_weights._digest(content)
     for name in ("alexnet", "alexnet_conv"):
         path = cache_folder / f"{name}.safetensors"
         safetensors.numpy.save_file(tensors, path, metadata)
