@@ -14,6 +14,7 @@ from model.loop.training_loop import EpochResult
 from pipeline.system import command_line
 
 PENALTY_AXIS = "L2 penalty of the head"
+_SMOOTHING = 0.8  # weight of the average so far in the next one
 MOST_IMAGES = 24
 _COLUMNS = 8
 _TILE_PX = 112  # images are scaled by whole factors to about this side
@@ -21,6 +22,13 @@ _GAP_PX = 6
 _LINE_PX = 12
 _FONT_PX = 9
 _CHARACTER_PX = 0.602 * _FONT_PX  # of DejaVu Sans Mono, which comes with matplotlib
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the exponential moving average of a curve."""
+    return list(
+        itertools.accumulate(values, lambda a, b: _SMOOTHING * a + (1 - _SMOOTHING) * b)
+    )
 
 
 def empty_figure(width_inches: float, height_inches: float, **options: Any) -> Any:
@@ -75,14 +83,21 @@ def _draw_lines(
     field: str,
     is_solved: bool,
 ) -> None:
-    """Draw both splits of one network, and where its stages meet."""
+    """Draw both splits of one network, and where its stages meet.
+
+    Over epochs, a curve is pale, and its moving average is strong.
+    """
     places = [result.l2 if is_solved else result.epoch for result in epochs]
     marker = "o" if is_solved or len(epochs) == 1 else None
     for split, prefix in (("training", ""), ("validation", "validation_")):
         values = [getattr(result, prefix + field) for result in epochs]
         line = {"color": f"C{2 * number + bool(prefix)}", "marker": marker}
+        style = "-" if prefix else "--"
+        if not is_solved:
+            axes.plot(places, values, style, alpha=0.35, **line)
+            values = smoothed(values)
         label = " ".join(filter(None, (name, split)))
-        axes.plot(places, values, "-" if prefix else "--", label=label, **line)
+        axes.plot(places, values, style, label=label, **line)
     for before, after in itertools.pairwise(epochs if number == 0 else ()):
         if before.stage != after.stage:
             place = after.epoch - 0.5

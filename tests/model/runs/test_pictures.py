@@ -146,6 +146,11 @@ def test_figures_that_are_not_numbers_are_left_out(curves):
     curves({"": [result(1, validation_loss=np.nan), result(2)]})
 
 
+def test_smoothing_by_hand():
+    expected = [1, 0.8 + 0.4, 0.8 * 1.2 + 0]
+    assert pictures.smoothed([1.0, 2.0, 0.0]) == pytest.approx(expected)
+
+
 def test_two_networks_are_drawn_in_stages(curves):
     epochs = [result(n, stage="head" if n < 3 else "all") for n in range(1, 6)]
     both = curves({"pretrained": epochs, "scratch": epochs[:4]})
