@@ -90,8 +90,9 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
     )
     line += f", {num_unused} tensors unused; " if num_unused else "; "
     positions = restored.possible_features() or restored.possible_positions()
-    unexplained = match.naming.unexplained_layers(match.checkpoint, restored.shapes)
-    if unexplained:
+    if unexplained := match.naming.unexplained_layers(
+        match.checkpoint, restored.shapes
+    ):
         line += (
             f"but {unexplained[0]} shows that it belongs to another network; "
             f"--arch={name} uses what fits"
@@ -130,9 +131,8 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
     rows = []
     for name, tensor in tensors.items():
         mean = std = "-"
-        if tensor.size and (
-            tensor.dtype.kind in "iuf" or tensor.dtype == ml_dtypes.bfloat16
-        ):
+        is_number = tensor.dtype.kind in "iuf" or tensor.dtype == ml_dtypes.bfloat16
+        if tensor.size and is_number:
             with np.errstate(all="ignore"):  # numbers that are not finite are shown
                 mean = f"{tensor.mean(dtype=np.float64):.4g}"
                 std = f"{tensor.std(dtype=np.float64):.4g}"

@@ -75,13 +75,11 @@ def _read_cached(path: Path) -> Checkpoint:
     expected = metadata.pop(_DIGEST, None)
     if expected is None:
         command_line.log(
-            f"note: {path}: was saved by an earlier version, without a checksum, so "
-            "that damage would not be noticed. Remove the file to download it again"
+            f"note: {path}: of an earlier version, without a checksum to show damage"
         )
     elif expected != _digest(checkpoint):
         raise errors.CorruptCheckpoint(
-            f"{path}: is damaged: its content has another SHA-256 than it states. "
-            "Remove the file and run again"
+            f"{path}: is damaged, by its SHA-256. Remove the file and run again"
         )
     return checkpoint
 

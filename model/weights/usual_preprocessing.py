@@ -12,12 +12,11 @@ from model.networks.architecture import Network
 from model.weights import model_variables
 from pipeline.batches.input_spec import InputSpec
 
+_FROM_MINUS_1 = InputSpec(scale=127.5, mean=(1.0,) * 3, source="")
 # Flags -> normalisation, and whether blue comes first: the five usual preprocessings.
 USUAL: Mapping[str, tuple[InputSpec, bool]] = {
     "--scale=255 --mean=0 --std=1": (InputSpec(scale=255.0, source=""), False),
-    "--scale=127.5 --mean=1 --std=1": (
-        *(InputSpec(scale=127.5, mean=(1.0,) * 3, source=""), False),
-    ),
+    "--scale=127.5 --mean=1 --std=1": (_FROM_MINUS_1, False),
     "--scale=1 --mean=0 --std=1": (InputSpec(source=""), False),
     "--scale=255 --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225": (
         *(alexnet.ALEXNET_OWT_INPUT, False),
