@@ -91,6 +91,12 @@ class Config:
         "class get into `unsure` and `none`. Nothing is moved or replaced.",
         value="FOLDER",
     )
+    sort_as: str = _answers(
+        "copies",
+        "What --sort_into makes: copies of the photos, or symbolic links to them.",
+        choices=("copies", "links"),
+        basic=False,
+    )
     sort_by: str = _answers(
         "",
         "CSV file with columns path and label, as the page of --suggest saves it: "

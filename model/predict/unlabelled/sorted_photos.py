@@ -1,4 +1,4 @@
-"""Copy photos into class folders; nothing is moved or replaced."""
+"""Sort photos into class folders, as copies or links; nothing is moved or replaced."""
 
 import collections
 import functools
@@ -65,7 +65,7 @@ class SortedPhotos:
 
     def __init__(self, config: Config) -> None:
         """Look at what the folder holds; DataError if it overlaps with the photos'."""
-        self._root = Path(config.sort_into)
+        self._root, self._as_links = Path(config.sort_into), config.sort_as == "links"
         place = self._root.resolve()
         for folder in (Path(n).resolve() for n in config.photos if Path(n).is_dir()):
             if place.is_relative_to(folder) or folder.is_relative_to(place):
@@ -98,9 +98,12 @@ class SortedPhotos:
         names = (f"{stem}-{number}{ending}" for number in itertools.count(2))
         targets = (folder / name for name in itertools.chain([stem + ending], names))
         target = next(path for path in targets if not os.path.lexists(path))
-        with file_system.scratch_folder(self._root) as scratch:
-            shutil.copy2(photo, scratch / "photo")
-            (scratch / "photo").rename(target)
+        if self._as_links:
+            target.symlink_to(Path(photo).resolve())
+        else:
+            with file_system.scratch_folder(self._root) as scratch:
+                shutil.copy2(photo, scratch / "photo")
+                (scratch / "photo").rename(target)
         self._counts[folder_name] += 1
 
     def _find(self, photo: Path) -> Path | None:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,14 @@ class TestSortedPhotos:
                 "roses/IMG 1-4.JPG": b"\2",
                 "roses/IMG 1-5.JPG": b"\3",
             }
+
+    def test_links_point_to_the_photos(self, new, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        out = Path("out")
+        for _ in range(2):
+            sort(Path("new"), out, {"a.jpg": "roses"}, sort_as="links")
+            (link,) = (out / "roses").iterdir()
+            assert link.readlink() == new / "a.jpg"
 
     def test_a_link_in_the_folder_is_neither_followed_nor_replaced(self, new, tmp_path):
         out, victim = tmp_path / "out", tmp_path / "victim"
