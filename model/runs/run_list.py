@@ -5,6 +5,7 @@ than its model.
 """
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ def _of_run(path: Path) -> dict[str, Any]:
     }
     if (path / "metrics.jsonl").exists():
         losses = [result["validation_loss"] for result in run.results()]
-        facts["validation_loss"] = min(losses, default=None)
+        facts["validation_loss"] = min(filter(math.isfinite, losses), default=None)
     evaluation = run.evaluation_path("test", digest)
     model = path / run_folder.MODEL_NAME
     if evaluation.exists() and evaluation.stat().st_mtime >= model.stat().st_mtime:

@@ -146,6 +146,11 @@ def test_the_best_run_has_the_lowest_validation_loss_on_the_newest_data(runs, ca
     assert run_list.read(str(runs / "newest")).directory == runs / "newest"
 
 
+def test_a_run_that_diverged_is_not_the_best(runs):
+    write_run(runs, "diverged", 50, float("nan"))
+    assert run_list.read(str(runs / "best")).directory == runs / "better"
+
+
 def test_without_a_run_there_is_no_best(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         run_list.read(str(tmp_path / "none" / "best"))
