@@ -18,13 +18,17 @@ def source():
     right = layers.Conv2D(4, 1, name="right")(image)
     both = layers.Add(name="both")([left, right])
     mean = layers.GlobalAveragePooling2D(name="mean")(both)
+    model = keras.Model(image, layers.Softmax(name="probabilities")(mean))
     return exportable.Exportable(
-        model=keras.Model(image, layers.Softmax(name="probabilities")(mean)),
+        model=model,
         spec=small_runs.SPEC,
         resize_min=512,
         white_level=0,
         class_names=("a", "b", "c", "d"),
         metadata={},
+        whole=model,
+        score_model=None,
+        of_run=None,
     )
 
 
@@ -58,7 +62,7 @@ def test_gelu_is_written_for_onnx_though_its_converter_lacks_erfc(source, tmp_pa
     image = keras.Input((24, 24, 3), name="image")
     model = keras.Model(image, layers.Activation("gelu")(image / 100 - 1))
     path = tmp_path / "a.onnx"
-    onnx_file.write(dataclasses.replace(source, model=model), path)
+    onnx_file.write(dataclasses.replace(source, model=model, whole=model), path)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), np.uint8)
     session = onnxruntime.InferenceSession(path)
     (found,) = session.run(None, {"image": pixels})
