@@ -12,7 +12,6 @@ on wrong and on corrected labels, which takes minutes. Needs Chromium and Seleni
 
 import csv
 import json
-import random
 import shutil
 import tempfile
 import time
@@ -20,20 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
-
-
-def plant(folder: Path, source: Path, count: int, seed: int) -> dict[str, str]:
-    """Copy photos, some of them into a wrong class; return {their path: true class}."""
-    shutil.copytree(folder, source)
-    paths = measure.list_photos(source)
-    classes = sorted({path.parent.name for path in paths})
-    chooser, truth = random.Random(seed), {}
-    for path in chooser.sample(paths, count):
-        true = path.parent.name
-        wrong = chooser.choice([name for name in classes if name != true])
-        path.rename(source / wrong / path.name)
-        truth[f"{wrong}/{path.name}"] = true
-    return truth
+import planted_labels
 
 
 def answer(
@@ -96,7 +82,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, records = Path(scratch, "flowers"), f"{scratch}/records"
         runs = Path(scratch, "runs")
-        truth = plant(arguments.folder, source, arguments.planted, arguments.seed)
+        truth = planted_labels.plant(
+            arguments.folder, source, arguments.planted, arguments.seed
+        )
         measure.convert(source, records)
         before = measure.train_and_evaluate(records, str(runs / "before"))
         if arguments.folds:

@@ -16,18 +16,18 @@ from pathlib import Path
 import measure
 
 
-def plant(source: Path, target: Path, count: int, seed: int) -> set[str]:
-    """Copy class folders, `count` photos under a wrong class; return their paths."""
+def plant(source: Path, target: Path, count: int, seed: int) -> dict[str, str]:
+    """Copy class folders, some photos into a wrong one; return {path: true class}."""
     draw = random.Random(seed)
     photos = sorted(path for path in source.glob("*/*") if path.is_file())
     names = sorted({path.parent.name for path in photos})
-    planted = set()
+    planted = {}
     chosen = {*draw.sample(photos, count)}
     for photo in photos:
         name = photo.parent.name
         if photo in chosen:
             name = draw.choice([other for other in names if other != name])
-            planted.add(f"{name}/{photo.name}")
+            planted[f"{name}/{photo.name}"] = photo.parent.name
         (target / name).mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, target / name)
     return planted

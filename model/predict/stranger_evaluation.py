@@ -1,6 +1,8 @@
 """Evaluate how well a run recognises photos of none of its classes."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,13 @@ def evaluate(config: evaluation_settings.Config) -> dict[str, Any]:
         command_line.log(f"skipped {command_line.one_line(bad.photo)}: {bad.problem}")
     if not readable:
         raise DataError(f"--strangers={folder}: no photo can be read.")
+    own = {row.sha256 for row in records.rows} | run.seen_photos()
+    contents = (Path(p.photo).read_bytes() for p in readable)
+    if num_own := sum(hashlib.sha256(data).hexdigest() in own for data in contents):
+        command_line.log(
+            f"warning: --strangers={folder}: {num_own} of {len(readable)} photos are "
+            "the run's own, so they are no strangers. Expected other photos."
+        )
     scores, probabilities = zip(
         *((p.stranger_score, p.probability) for p in readable), strict=True
     )

@@ -7,7 +7,9 @@ import pytest
 
 from model.evaluation import evaluation_settings
 from model.predict import stranger_evaluation
+from model.runs import finished_run
 from pipeline.images import isolated_decoder
+from pipeline.records import stored_photo
 from pipeline.system.errors import DataError
 from tests.support import conversions
 
@@ -74,6 +76,18 @@ def test_a_folder_of_strangers_is_compared_with_the_test_photos(
     low = figures["score"]["recognised_ci95"][0]
     assert f"  1.0000 ({low:.4f}..1.0000)" in lines[3]
     assert lines[-2] == "not read: 1 files; they are listed above"
+
+
+def test_photos_of_the_run_are_named_as_no_strangers(
+    shared_run, noise, tmp_path, capsys
+):
+    run = shutil.copytree(shared_run, tmp_path / "run")
+    records = finished_run.read(str(run)).read_records()
+    row = next(row for row in records.included("test") if row.action == "copied")
+    encoded = stored_photo.StoredPhotos(records.directory).record(row).encoded
+    (noise / "own.jpg").write_bytes(encoded)
+    stranger_evaluation.evaluate(config(run, noise))
+    assert "1 of 5 photos are the run's own" in capsys.readouterr().err
 
 
 def test_a_run_without_a_scorer_is_refused(shared_run, noise, tmp_path):
