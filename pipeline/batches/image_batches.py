@@ -10,11 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import (
-    augmentation_settings,
-    crop_and_resize,
-    random_augmentation,
-)
+from pipeline.batches import augmentation_settings, crop_and_resize, random_augmentation
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row

@@ -210,11 +210,7 @@ def augment(augmentation: Augmentation, image: Any, numbers: Any) -> Any:
 
 
 def mix(
-    augmentation: Augmentation,
-    images: Any,
-    labels: Any,
-    numbers: Any,
-    num_classes: int,
+    augmentation: Augmentation, images: Any, labels: Any, numbers: Any, num_classes: int
 ) -> tuple[Any, Any]:
     """Mix each image of a batch, and its label, with the image before it.
 

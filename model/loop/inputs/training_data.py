@@ -9,11 +9,7 @@ import numpy as np
 
 from model.loop import distributed, training_loop
 from model.loop.inputs import feature_cache, near_copies
-from pipeline.batches import (
-    augmentation_settings,
-    crop_and_resize,
-    image_batches,
-)
+from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
