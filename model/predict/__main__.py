@@ -32,6 +32,11 @@ def main(typed: dict[str, Any]) -> None:
 
     names = () if config.suggest else config.photos
     videos = video_frames.find(names, in_folders=bool(config.every))
+    if config.spans and not videos:
+        raise DataError(
+            f"--spans: {', '.join(config.photos)}: no video found. Expected a video, "
+            "or a folder of videos and --every=1s."
+        )
     # A video is decoded while TensorFlow is imported.
     with contextlib.closing(
         video_frames.VideoFrames(videos, every_s=config.every_s)

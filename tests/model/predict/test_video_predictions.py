@@ -81,6 +81,11 @@ def test_csv_and_json_have_frames_or_spans_beside_photos(
     ]
 
 
+def test_spans_without_a_video_are_refused(shared_run, tmp_path, capsys):
+    with pytest.raises(DataError, match=r"--spans: .*no video found"):
+        run(capsys, shared_run, str(tmp_path), spans=True)
+
+
 def test_a_damaged_video_is_an_error_after_the_others(
     clip, shared_run, tmp_path, capsys
 ):
