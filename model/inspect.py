@@ -105,7 +105,7 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
 
 
 def report_mean(path: Path) -> str:
-    """Return what a mean image holds; "" for other files."""
+    """Return a description of a Caffe mean image; "" for other files."""
     try:
         values = caffemodel.read_mean(path)
     except errors.CheckpointError:

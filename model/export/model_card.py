@@ -142,5 +142,5 @@ def _template(name: str) -> Any:
 
 
 def _as_markdown(text: object) -> Markup:
-    """Return text in which no character means anything to Markdown or HTML."""
+    """Escape text for Markdown and HTML."""
     return Markup(_MEANINGFUL.sub(r"\\\1", command_line.as_label(str(text))))

@@ -37,7 +37,7 @@ class Classifier:
     white_level: int = 0
 
     def describe(self) -> str:
-        """Return name, number of classes, test accuracy if known, and what lacks."""
+        """Return name, number of classes, test accuracy and missing scores."""
         if self.run is not None:
             line = run_evaluation.describe(self.run)
             if self.stranger_scorer is None:

@@ -63,7 +63,7 @@ class NetworkInput:
         return np.asarray(pixels, np.uint8)
 
     def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the same of decoded pixels, uint8 [height, width, 3], RGB."""
+        """Return the network's input for pixels, uint8 [height, width, 3], RGB."""
         sizes = np.array([pixels.shape[:2]], np.int64)
         window = crop_and_resize.central_views(sizes, self.spec).windows[0]
         return np.asarray(self._crop_pixels(tf.constant(pixels), tf.constant(window)))

@@ -93,7 +93,7 @@ class Finding:
 
     @property
     def is_about_labels(self) -> bool:
-        """Whether its groups are photos that show the same."""
+        """Whether each of its groups holds several photos of the same picture."""
         return self.kind in _GROUP_KINDS
 
 

@@ -39,7 +39,7 @@ def write_doubts(network: staged_training.StagedTraining) -> None:
 
 
 class _NotPossible(Exception):
-    """The message says why there are no out-of-fold probabilities."""
+    """There are no out-of-fold probabilities, for the reason in the message."""
 
 
 def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
