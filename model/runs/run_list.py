@@ -1,12 +1,12 @@
 """List the runs of a folder with their figures, and find the best, without TensorFlow.
 
-A run counts as evaluated if evaluation/test.json is of its own records and not older
-than its model.
+A run counts as evaluated if evaluation/test.json is of its own records and its model.
 """
 
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 BEST = "best"
+_TIME_NS = re.compile(r"\.\d{19}\Z", re.ASCII)  # in the name of an event file
 _COLUMNS = ("run", "network", "trained", "data", "began", "photos", "test accuracy")
 
 
@@ -37,18 +38,29 @@ def list_runs(folder: str, sort: str = "time") -> list[dict[str, Any]]:
 def _describe(path: Path) -> dict[str, Any]:
     is_one = not (path / run_folder.REPEATS).exists()
     files = [Path(top, name) for top, _, names in os.walk(path) for name in names]
-    # The record of folds or seeds is written again when one of them ends.
-    marks = [f for f in files if f.name in (run_folder.CONFIG_NAME, run_folder.REPEATS)]
-    began = time.localtime(min(mark.lstat().st_mtime for mark in marks))
     known = {
         "run": str(path),
-        "began": time.strftime("%Y-%m-%d %H:%M:%S", began),
+        "began": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began_s(path))),
         "bytes": sum(file.lstat().st_size for file in files),
     }
     try:
         return known | (_of_run(path) if is_one else _of_repeats(path))
     except (*finished_run.JSON_FAULTS, OSError, DataError) as error:
         return known | {"problem": str(error) or repr(error)}
+
+
+def began_s(directory: Path) -> float:
+    """Return when a run, or the first of several, began, in seconds since 1970.
+
+    A copy has new times of files, but still the names that TensorBoard's files got.
+    """
+    files = [*directory.rglob("events.out.tfevents.*")]
+    if times := [int(f.suffix[1:]) / 1e9 for f in files if _TIME_NS.match(f.suffix)]:
+        return min(times)
+    # The record of folds or seeds is written again when one of them ends.
+    names = (run_folder.CONFIG_NAME, run_folder.REPEATS)
+    marks = (f for f in directory.rglob("*.json") if f.name in names)
+    return min(mark.lstat().st_mtime for mark in marks)
 
 
 def _of_run(path: Path) -> dict[str, Any]:
@@ -66,11 +78,16 @@ def _of_run(path: Path) -> dict[str, Any]:
     if (path / "metrics.jsonl").exists():
         losses = [result["validation_loss"] for result in run.results()]
         facts["validation_loss"] = min(filter(math.isfinite, losses), default=None)
-    evaluation = run.evaluation_path("test", digest)
-    model = path / run_folder.MODEL_NAME
-    if evaluation.exists() and evaluation.stat().st_mtime >= model.stat().st_mtime:
+    evaluation, model = (
+        run.evaluation_path("test", digest),
+        path / run_folder.MODEL_NAME,
+    )
+    if evaluation.exists():
         figures = finished_run.read_json(evaluation, dict, "Evaluate the run again.")
-        if figures["data"]["manifest_digest"] == digest:
+        # Copying may reverse these times. Only then is a large model read.
+        is_newer = evaluation.stat().st_mtime >= model.stat().st_mtime
+        is_of_model = is_newer or figures.get("model_sha256") == run.model_digest()
+        if is_of_model and figures["data"]["manifest_digest"] == digest:
             facts |= _accuracy(figures)
     return facts
 

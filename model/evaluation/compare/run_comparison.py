@@ -17,7 +17,7 @@ from model.evaluation import (
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import Config
 from model.evaluation.split_evaluation import EvaluationData
-from model.runs import finished_run, run_folder
+from model.runs import finished_run, run_folder, run_list
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -62,8 +62,7 @@ def _records_that_changed(
 ) -> manifest.Manifest | None:
     """Return the newest run's records of today; None if all runs trained on them."""
     digests = {run.manifest_digest for run in runs.values()}
-    configs = {run.directory / run_folder.CONFIG_NAME: run for run in runs.values()}
-    newest = configs[max(configs, key=lambda path: path.stat().st_mtime)]
+    newest = max(runs.values(), key=lambda run: run_list.began_s(run.directory))
     folder = Path(newest.config["data"]["path"])
     if len(digests) == 1 and not (folder / manifest.HEAD_NAME).exists():
         return None  # the runs may have been evaluated before the records were moved

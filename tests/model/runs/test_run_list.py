@@ -1,7 +1,9 @@
 """The list of runs, and the best of them."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -42,6 +44,7 @@ def write_run(runs, name, began, validation_loss=None, accuracy=None, data=DATA)
     if accuracy is not None:
         (folder / "evaluation").mkdir()
         figures = {"accuracy": accuracy, "accuracy_ci95": [accuracy - 0.1, 1.0]}
+        figures["model_sha256"] = hashlib.sha256(bytes(1000)).hexdigest()
         figures["data"] = {"manifest_digest": data["manifest_digest"]}
         (folder / "evaluation" / "test.json").write_text(json.dumps(figures))
     return folder
@@ -86,14 +89,30 @@ def test_the_most_accurate_run_can_be_first(runs):
 
 
 def test_an_evaluation_of_an_earlier_model_or_of_other_records_does_not_count(runs):
-    model = runs / "better" / "model.keras"
-    later = model.stat().st_mtime + 100
-    os.utime(model, (later, later))
+    path = runs / "better" / "evaluation" / "test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_sha256": "0"}))
+    os.utime(path, (0, 0))
     path = runs / "old" / "evaluation" / "test.json"
     figures = json.loads(path.read_text())
     figures["data"]["manifest_digest"] = "3" * 64
     path.write_text(json.dumps(figures))
     assert not any("accuracy" in run for run in run_list.list_runs(str(runs)))
+
+
+def test_a_copied_run_keeps_its_evaluation_and_the_time_when_it_began(runs):
+    for number in (21, 20, 22):  # was resumed
+        name = f"events.out.tfevents.17000000{number}100000000"
+        path = runs / "better" / "tensorboard" / "training" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    shutil.copytree(runs / "better", runs / "copy", copy_function=shutil.copyfile)
+    # As if the evaluation had been copied before the model.
+    os.utime(runs / "copy" / "evaluation" / "test.json", (0, 0))
+    entries = {names([entry])[0]: entry for entry in run_list.list_runs(str(runs))}
+    copy, original = entries["copy"], entries["better"]
+    assert (copy["accuracy"], copy["accuracy_ci95"]) == (0.9, [0.8, 1.0])
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1700000020.1))
+    assert (copy["began"], original["began"]) == (began, began)
 
 
 def test_the_table_has_a_line_for_each_run_and_one_for_what_is_damaged(runs):
