@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pipeline.check import verify_records
+from pipeline.check import checking
 from pipeline.records import manifest, stored_photo, tfrecord
 from tests.support import conversions, drawn_photos
 
@@ -28,7 +28,7 @@ def found(converted, tmp_path, monkeypatch, request):
     """A copy of it, to be damaged."""
     if "processes" not in request.fixturenames:
         monkeypatch.setattr(
-            verify_records.process_pool,
+            checking.process_pool,
             "map_blocks",
             lambda check, tasks, **_: zip(tasks, check(tasks), strict=True),
         )
@@ -37,7 +37,7 @@ def found(converted, tmp_path, monkeypatch, request):
 
 
 def faults_of(found):
-    return verify_records.verify(manifest.read(found.directory), num_workers=1)
+    return checking.verify(manifest.read(found.directory), num_workers=1)
 
 
 def rows_of(found):
@@ -112,14 +112,14 @@ def test_an_image_that_does_not_decode_is_a_fault(found):
     rows = [other for other in found.rows if other is not row]
     rows.append(dataclasses.replace(row, action="reencoded"))
     edited = dataclasses.replace(found, rows=tuple(rows))
-    (fault,) = verify_records.verify(edited, num_workers=1)[-1:]
+    (fault,) = checking.verify(edited, num_workers=1)[-1:]
     assert "does not decode" in fault
 
 
 def test_more_pixels_than_conversion_allowed_are_a_fault(processes, found):
     settings = found.info.settings | {"max_pixels": 100}
     info = dataclasses.replace(found.info, settings=settings)
-    faults = verify_records.verify(dataclasses.replace(found, info=info), num_workers=1)
+    faults = checking.verify(dataclasses.replace(found, info=info), num_workers=1)
     assert len(faults) == len(found.included())
     assert "larger than 100 pixels" in faults[0]
 
@@ -146,7 +146,7 @@ def test_a_file_of_another_size_is_a_fault(found, change, beginnings):
 def test_a_gap_between_records_is_a_fault(found):
     rows = tuple(row for row in found.rows if row != rows_of(found)[1])
     found = dataclasses.replace(found, rows=rows)
-    faults = verify_records.verify(found, num_workers=1)
+    faults = checking.verify(found, num_workers=1)
     assert any("starts at byte" in fault for fault in faults)
 
 
@@ -167,4 +167,4 @@ def test_several_processes_find_the_same_faults(processes, found):
         path.write_bytes(data)
     faults = faults_of(found)  # with one process
     assert [fault.split()[2] for fault in faults] == ["0:", "2:", "4:"]
-    assert verify_records.verify(found, num_workers=2) == faults
+    assert checking.verify(found, num_workers=2) == faults

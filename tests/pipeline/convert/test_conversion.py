@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.check import check_settings, checking, verify_records
+from pipeline.check import check_settings, checking
 from pipeline.records import manifest, previous_dataset, staging, stored_photo, tfrecord
 from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
@@ -161,12 +161,12 @@ def test_a_copy_that_decoders_show_differently_is_made_again(photos, tmp_path):
         dataclasses.replace(converted, rows=rows).stage(partial)
         staging.commit(out)
     with conversions.in_this_process():
-        (fault,) = verify_records.verify(manifest.read(out))
+        (fault,) = checking.verify(manifest.read(out))
     assert "ends after its first scan" in fault
     again = conversions.convert(photos, out)
     assert again.written == ("scan.tfrecord",)
     with conversions.in_this_process():
-        assert verify_records.verify(again.manifest) == []
+        assert checking.verify(again.manifest) == []
 
 
 def test_the_source_is_never_touched(photos, tmp_path):
@@ -258,7 +258,7 @@ def test_new_changed_and_gone_photos_are_counted_and_gone_ones_in_no_total(
     tally = summary.manifest.tally
     assert (tally.classes["red"]["photos"], tally.classes["red"]["skipped"]) == (13, 0)
     assert tally.files() == {"total": 37, "copied": 31, "reencoded": 6}
-    assert not verify_records.verify(summary.manifest, num_workers=1)
+    assert not checking.verify(summary.manifest, num_workers=1)
     again = conversions.convert(photos, out)
     assert again.notes[-1] == "photos since the last conversion: 37 known"
 

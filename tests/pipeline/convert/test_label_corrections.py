@@ -11,7 +11,7 @@ import struct
 import cv2
 import pytest
 
-from pipeline.check import verify_records
+from pipeline.check import checking
 from pipeline.records import manifest, staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Code
 from pipeline.sources import source_settings
@@ -80,7 +80,7 @@ def test_a_label_is_corrected_in_manifest_and_record(scenes, tmp_path, out):
         p: r.split for p, r in before.items()
     }
     assert summary.manifest.digest != digest
-    assert verify_records.verify(summary.manifest) == []
+    assert checking.verify(summary.manifest) == []
     assert files.folder_digest(scenes) == content
     # Rows without a correction have no such key.
     lines = (out / "manifest.jsonl").read_text().splitlines()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import split
-from pipeline.check import verify_records
+from pipeline.check import checking
 from pipeline.records import manifest, manifest_row
 from pipeline.records.manifest_row import Code
 from pipeline.system.errors import DataError
@@ -146,7 +146,7 @@ class TestNearDuplicates:
             file.write(b"damaged")
         write(scenes, "a/copy.jpg", half(drawn_photos.draw_scene(0)))
         assert conversions.convert(scenes, out).written
-        assert verify_records.verify(manifest.read(out), num_workers=1) == []
+        assert checking.verify(manifest.read(out), num_workers=1) == []
 
 
 class TestContradictions:

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.convert import record_files
+from pipeline.convert import conversion
 
 
 @pytest.mark.parametrize(
@@ -13,10 +13,10 @@ from pipeline.convert import record_files
     ],
 )
 def test_a_record_file_is_named_after_its_class(class_name, name):
-    assert record_files.record_name(class_name) == name
+    assert conversion.record_name(class_name) == name
 
 
 def test_no_class_is_named_as_a_shard_of_another():
-    names = [record_files.record_name("a", shard, 2) for shard in range(2)]
-    names += [record_files.record_name(name[: -len(".tfrecord")]) for name in names]
+    names = [conversion.record_name("a", shard, 2) for shard in range(2)]
+    names += [conversion.record_name(name[: -len(".tfrecord")]) for name in names]
     assert len(set(names)) == 4
