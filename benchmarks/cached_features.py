@@ -25,7 +25,7 @@ from typing import Any
 from training_step import build_parts, make_learning_setup
 
 from model.loop import device, train_step
-from model.loop.inputs import cache_key, training_data
+from model.loop.inputs import feature_cache, training_data
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import preprocessing_overrides
 from pipeline.records import manifest
@@ -81,7 +81,9 @@ class Stage:
             plan, start, setup.frozen_policy, setup.trained_policy
         )
         began = time.perf_counter()
-        identity = cache_key.describe(trunk, plan.cut, plan.spec, setup.precision)
+        identity = feature_cache.identity_of(
+            trunk, plan.cut, plan.spec, setup.precision
+        )
         features = training_data.compute_features(
             dataset, trunk, plan.spec, 1, cache_dir=cache_dir, identity=identity
         )

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from model.loop import device
-from model.loop.inputs import cache_key, feature_cache, near_copies
+from model.loop.inputs import feature_cache, near_copies
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables
 from pipeline.batches import image_batches
@@ -212,7 +212,7 @@ def measure_network(
         ),
         {feature_cache.CENTRAL: np.arange(len(rows))},
         cache_dir=cache_dir,
-        identity=cache_key.describe(
+        identity=feature_cache.identity_of(
             trunk, plan.trunk_output, plan.spec, setup.precision
         ),
     )

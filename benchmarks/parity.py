@@ -63,8 +63,8 @@ def compare_files_of_keras(name: str, stored: list[bytes], scratch: Path) -> Non
 
     from model.checkpoints import reading
     from model.networks import applications
+    from model.predict import photo_batches
     from model.weights import model_variables, restore
-    from pipeline.batches import single_photo
 
     builder = applications.MODELS[name][0]
     keras.utils.set_random_seed(0)
@@ -84,7 +84,7 @@ def compare_files_of_keras(name: str, stored: list[bytes], scratch: Path) -> Non
     for path in sorted(scratch.iterdir()):
         restored = restore.restore_checkpoint(reading.read(path))
         network, spec = restored.network, restored.spec
-        network_input = single_photo.NetworkInput(spec)
+        network_input = photo_batches.NetworkInput(spec)
         pixels = np.stack([network_input(photo) for photo in stored]).astype(np.float32)
         last, feature = network.positions()[-1], network.features[-1]
         ours = network.build_part(spec, (feature, last))

@@ -30,7 +30,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.loop import device, dropout, optimization, parameter_update, train_step
+from model.loop import device, dropout, optimization, train_step
 from model.loop.inputs import training_data
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables
@@ -129,9 +129,7 @@ def make_learning_setup(model: Any) -> train_step.LearningSetup:
     """Return Adam with a constant learning rate."""
     constant = optimization.Settings(policy="constant")
     return train_step.LearningSetup(
-        update=parameter_update.ParameterUpdate(
-            model_variables.trainable(model), constant
-        ),
+        update=train_step.ParameterUpdate(model_variables.trainable(model), constant),
         schedule=constant,
         base_rate=LEARNING_RATE,
         epochs=1,

@@ -13,7 +13,7 @@ import pytest
 import evaluate
 from model.checkpoints import errors
 from model.evaluation import evaluation_settings
-from model.evaluation.predictions import Predictions
+from model.evaluation.stored_logits import Predictions
 from model.loop import metrics, optimization, training_loop
 from model.reports import report_facts
 from model.runs import finished_run, run_folder

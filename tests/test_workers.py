@@ -93,7 +93,7 @@ tf.config.set_logical_device_configuration(
 )
 import numpy as np
 import keras
-from model.loop import distributed, optimization, parameter_update, train_step
+from model.loop import distributed, optimization, train_step
 from model.training import trunk_and_tail
 from model.weights import model_variables
 
@@ -105,7 +105,7 @@ def train(devices, trained=False):
     model = keras.Model(inputs, keras.layers.Dense(3)(norm))
     settings = optimization.Settings()
     setup = train_step.LearningSetup(
-        update=parameter_update.ParameterUpdate(
+        update=train_step.ParameterUpdate(
             model_variables.trainable(model), settings
         ),
         schedule=settings, base_rate=0.1, epochs=1, total_steps=9,

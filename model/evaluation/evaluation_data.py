@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.evaluation import run_evaluation
 from model.evaluation.evaluation_settings import Config
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers

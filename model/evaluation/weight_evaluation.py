@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import split_evaluation
+from model.evaluation import run_evaluation
 from model.evaluation.compare import paired_tests
 from model.evaluation.evaluation_settings import Config
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.loop import metrics, training_loop
 from model.weights import (
     preprocessing_overrides,
@@ -46,7 +46,7 @@ def evaluate_weights(
     label_of_each = pretrained_classifier.match_class_names(names, class_names)
     tried = _try_usual_preprocessing(weights, data, label_of_each)
     preprocessing_overrides.log(weights.spec, tried)
-    predictions = split_evaluation.evaluate_split(
+    predictions = run_evaluation.evaluate_split(
         weights.model, data, weights.spec, config, class_names=class_names
     )
     labels = label_of_each[predictions.labels]

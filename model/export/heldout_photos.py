@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.evaluation import run_evaluation, stored_logits
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.loop import metrics
 from model.runs import finished_run
 from pipeline.batches import image_batches

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.predict import classifier
+from model.predict import classifier, photo_batches
 from model.predict.output_formats import Prediction
 from model.runs import pictures
-from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.records.manifest_row import ImageError, Row
@@ -31,7 +30,7 @@ class Pictures:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer
-        self._network_input = single_photo.NetworkInput(spec)
+        self._network_input = photo_batches.NetworkInput(spec)
         self._grey = np.full((spec.size_px, spec.size_px, 3), 128, np.uint8)
         self._count = 0
         self._unreadable: set[str] = set()

@@ -16,7 +16,6 @@ from model.predict.output_formats import Prediction
 from model.predict.predict_settings import Config
 from model.predict.unlabelled import suggestions
 from model.weights import pretrained_classifier
-from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files, video_frames
 from pipeline.records.manifest_row import Code
@@ -202,7 +201,7 @@ class _Predictor:
     def of_frames(self, frames: Iterable[video_frames.Frame]) -> Iterator[Prediction]:
         """Yield one prediction for each frame, or for the problem of a video."""
         spec = self._classifier.spec
-        network_input = single_photo.NetworkInput(spec)
+        network_input = photo_batches.NetworkInput(spec)
         for block in process_pool.blocks(frames, _FRAMES):
             results = [f.problem or network_input.of_pixels(f.pixels) for f in block]
             videos = [frame.video for frame in block]

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
+from model.loop.inputs import feature_cache, near_copies, training_data
 from model.networks import head
 from model.runs import finished_run, run_folder
 from pipeline.records import manifest
@@ -102,7 +102,7 @@ def build_index(
         run.spec,
         1,
         cache_dir=run_folder.cache_dir(run.directory),
-        identity=cache_key.describe(trunk, layer, run.spec, "float32"),
+        identity=feature_cache.identity_of(trunk, layer, run.spec, "float32"),
     )
     included = records.included()
     indices = [n for n, row in enumerate(included) if row.split == "train"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import grad_cam, run_evaluation
-from model.evaluation.predictions import Predictions
+from model.evaluation.stored_logits import Predictions
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model.predict import photo_batches
 from model.predict.classifier import Classifier, Explainer, Explanation
 from model.serve.serve_settings import Config
-from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
 from pipeline.records.manifest_row import ImageError
 from pipeline.system import command_line
@@ -44,7 +44,7 @@ class Service:
             command_line.note(str(error))
         index = self.explainer.index if self.explainer else None
         self._rows = {row.sha256: row for row in index.rows} if index else {}
-        self._network_input = single_photo.NetworkInput(classifier.spec)
+        self._network_input = photo_batches.NetworkInput(classifier.spec)
         self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
             timeout_s=config.decode_timeout_s,

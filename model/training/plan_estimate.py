@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.loop import train_step, training_loop
-from model.loop.inputs import cache_key, feature_cache, feature_store, training_data
+from model.loop.inputs import feature_cache, feature_store, training_data
 from model.runs import run_folder
 from model.training import (
     head_solver,
@@ -176,7 +176,7 @@ class _StageTimer:
         }
         before |= needed
         cache_dir = self._network.setup.cache_dir
-        keys = cache_key.of_photos(records, rows)
+        keys = feature_cache.photo_keys(records, rows)
         missing = feature_store.num_missing(
             keys, new, cache_dir=cache_dir, identity=identity
         )

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import strangers
-from model.loop import device, metrics, parameter_update, train_step, training_loop
-from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
+from model.loop import device, metrics, train_step, training_loop
+from model.loop.inputs import feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
 from model.runs import pictures, run_folder, snapshots
 from model.training import head_solver, stages, starting_point, trunk_and_tail
@@ -121,7 +121,9 @@ class StagedTraining:
     def feature_identity(self, stage: stages.Stage, trunk: Any) -> dict[str, Any]:
         """Return all that a stage's cached features depend on."""
         plan, setup = stage.plan, self.setup
-        return cache_key.describe(trunk, plan.trunk_output, plan.spec, setup.precision)
+        return feature_cache.identity_of(
+            trunk, plan.trunk_output, plan.spec, setup.precision
+        )
 
     def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:
         features = training_data.compute_features(
@@ -185,7 +187,7 @@ class StagedTraining:
         variables = model_variables.trainable(model)
         learning.check_rates(list(variables))
         return train_step.LearningSetup(
-            update=parameter_update.ParameterUpdate(variables, learning),
+            update=train_step.ParameterUpdate(variables, learning),
             schedule=learning,
             base_rate=stage.base_rate,
             epochs=stage.epochs,

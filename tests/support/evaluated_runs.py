@@ -9,7 +9,7 @@ import numpy as np
 
 from model.evaluation import run_evaluation
 from model.evaluation.evaluation_settings import Config
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from tests.support import conversions, drawn_photos
 

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from model.loop import optimization, parameter_update, train_step, training_loop
+from model.loop import optimization, train_step, training_loop
 from model.weights import model_variables
 
 
@@ -39,9 +39,7 @@ def setup_of(model, rate, total_steps, epochs=1, **changes):
     """Adam and a half cosine, unless `settings` or other changes say otherwise."""
     settings = changes.pop("settings", optimization.Settings())
     return train_step.LearningSetup(
-        update=parameter_update.ParameterUpdate(
-            model_variables.trainable(model), settings
-        ),
+        update=train_step.ParameterUpdate(model_variables.trainable(model), settings),
         base_rate=rate,
         **{"schedule": settings, "epochs": epochs, "total_steps": total_steps}
         | changes,

@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import (
-    evaluation_data,
-    run_evaluation,
-    split_evaluation,
-    stored_logits,
-)
+from model.evaluation import evaluation_data, run_evaluation, stored_logits
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import Config
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.runs import finished_run, run_folder, run_list
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
@@ -135,7 +130,7 @@ def _candidate_today(
 ) -> comparison.Candidate:
     """Return a run with logits for classes of which it knows some."""
     start = time.perf_counter()
-    arrays = split_evaluation.evaluate_split(
+    arrays = run_evaluation.evaluate_split(
         run.load_model(), data, run.spec, config, class_names=run.class_names
     ).arrays()
     columns = [class_names.index(name) for name in run.class_names]

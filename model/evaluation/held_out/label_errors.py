@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation.predictions import Predictions
+from model.evaluation.stored_logits import Predictions
 from model.runs import finished_run, run_folder
 from pipeline.records import manifest
 from pipeline.system import file_system

@@ -7,13 +7,13 @@ from typing import Any
 from model.evaluation import run_evaluation, stored_logits
 from model.evaluation.evaluation_settings import Config
 from model.evaluation.held_out import label_errors
-from model.evaluation.predictions import Predictions, pool
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
+from model.evaluation.stored_logits import Predictions, pool
 from model.loop import metrics
 from model.runs import finished_run, run_folder
 from model.runs.finished_run import FinishedRun
 from pipeline.records import manifest
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line
 
 _SHARED = ("precision", "training_precision", "versions", "photos_seen")
 _OF_EACH = ("run", "num_examples", "accuracy", "accuracy_ci95")
@@ -62,8 +62,7 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
     label_errors.write(directory, doubts)
     name = "folds" + f"-{config.tta}" * (config.tta != "none")
     path = run.evaluation_path(name, run.manifest_digest)
-    with file_system.replacing(path.with_suffix(".npz")) as partial:
-        predictions.save(partial)
+    predictions.save(path.with_suffix(".npz"))
     figures = _pooled_figures(run, predictions, every)
     figures["label_doubts"] = label_errors.listed(doubts)
     stored_logits.write_figures(path, figures)

@@ -4,17 +4,27 @@ Features do not depend on class, split and other photos: folds, corrected labels
 larger data sets share what is computed once.
 """
 
+import dataclasses
+import hashlib
+import json
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
-from model.loop.inputs import cache_key, feature_store
-from model.networks import batch_norm_folding
+from model.loop.inputs import feature_store
+from model.networks import architecture, batch_norm_folding
+from model.weights import model_variables
 from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 
 CENTRAL, MIRRORED = 0, 1  # views: the central window, the same mirrored
@@ -25,6 +35,13 @@ BATCH_SIZE = 64
 _CPU_MULTIPLE = 8
 # Features that are held in memory while a head trains on them.
 MEMORY_BYTES = 1 << 30
+# What a layer's output in use does not depend on in its configuration.
+_IMMATERIAL = re.compile(
+    "name|trainable|dtype|seed|.*(initializer|regularizer|constraint)"
+)
+
+# Tools whose versions decide the pixels of a photo that is not copied.
+_PIXEL_TOOLS = ("decoder", "opencv", "pillow", "pi_heif")
 
 
 class Features:
@@ -80,9 +97,9 @@ def extract(
     The trunk is a frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features,
     and `images` are all photos of the data set. `rows` are {view: indices of the photos
     needed in it}, for all views from 0 on; those beyond CENTRAL and MIRRORED are random
-    windows, always the same for a photo. `identity` is a result of cache_key.describe.
+    windows, always the same for a photo. `identity` is a result of identity_of.
     """
-    keys = cache_key.of_photos(images.records, images.rows)
+    keys = photo_keys(images.records, images.rows)
     shape = trunk.output.shape[1:]
     with feature_store.opened(cache_dir, identity, keys, tuple(rows), shape) as store:
         missing = {view: store.missing(view, needed) for view, needed in rows.items()}
@@ -157,7 +174,82 @@ def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
     """Return the windows of all photos in a view; a photo's content decides its own."""
     sizes, spec = images.sizes, images.spec
     if view > MIRRORED:
-        keys = cache_key.of_photos(images.records, images.rows)
-        uniform = cache_key.uniform_numbers(keys, view)
+        keys = photo_keys(images.records, images.rows)
+        uniform = uniform_numbers(keys, view)
         return crop_and_resize.drawn_views(sizes, spec, uniform)
     return crop_and_resize.central_views(sizes, spec, mirrored=view == MIRRORED)
+
+
+def identity_of(
+    trunk: Any, layer: str, spec: InputSpec, precision: str
+) -> dict[str, Any]:
+    """Return all that a trunk's features of a photo depend on, as JSON can hold it.
+
+    `layer` is the name of what the frozen trunk computes.
+    """
+    weights = sorted(model_variables.digests(trunk.variables).items())
+    layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
+    return {
+        "format": 4,
+        "layers": hashlib.sha256(layers.encode()).hexdigest(),
+        "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
+        "layer": layer,
+        "spec": dataclasses.asdict(spec),
+        "precision": precision,
+        "tensorflow": tf.__version__,
+    }
+
+
+def photo_keys(records: manifest.Manifest, rows: Sequence[Row]) -> np.ndarray:
+    """Return a key of each photo's stored pixels, 16 bytes each, "S16" [num_rows].
+
+    A copied photo is the source, whose SHA-256 is known. Of others, all that decides
+    their pixels is in the key, without class, path and place of the record.
+    """
+    info = records.info
+    tools = [info.versions.get(name) for name in _PIXEL_TOOLS]
+    settings = [info.settings.get(name, 0) for name in ("resize_min", "white_level")]
+    conversion = json.dumps([tools, settings])
+
+    def describe(row: Row) -> str:
+        if row.action == "copied":
+            return row.sha256
+        # Nearly the size of the encoded image, which differs where encoders differ.
+        names_bytes = len(os.fsencode(row.path + row.class_name))
+        size = row.format, row.height, row.width, row.length - names_bytes
+        return f"{row.sha256} {size} {conversion}"
+
+    digests = (hashlib.blake2b(describe(r).encode(), digest_size=16) for r in rows)
+    return np.frombuffer(b"".join(d.digest() for d in digests), "S16")
+
+
+def uniform_numbers(keys: np.ndarray, seed: int) -> np.ndarray:
+    """Return three numbers below 1 for each photo, decided by its key and the seed."""
+    salt = seed.to_bytes(8, "little")
+    digests = (hashlib.blake2b(k, digest_size=24, salt=salt).digest() for k in keys)
+    numbers = np.frombuffer(b"".join(digests), "<u8").reshape(len(keys), 3)
+    return (numbers >> 11) * 2.0**-53
+
+
+def _layers(trunk: Any) -> list[Any]:
+    """Return the operations without input and normalisation, which `spec` defines."""
+    return [
+        [
+            type(operation).__name__,
+            _material(operation.get_config())
+            if isinstance(operation, keras.Layer)
+            else "",
+        ]
+        for operation in trunk.operations
+        if operation.name != architecture.NORMALISATION
+        and not isinstance(operation, keras.layers.InputLayer | keras.layers.Dropout)
+    ]
+
+
+def _material(config: Any) -> Any:
+    if isinstance(config, dict):
+        names = [name for name in config if not _IMMATERIAL.fullmatch(name)]
+        return {name: _material(config[name]) for name in names}
+    if isinstance(config, list | tuple):
+        return [_material(value) for value in config]
+    return config

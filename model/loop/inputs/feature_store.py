@@ -37,7 +37,7 @@ def opened(
 ) -> Iterator["FeatureStore"]:
     """Open the files of a cache for photos; other processes wait until it is closed.
 
-    `keys` are a result of cache_key.of_photos, `identity` one of cache_key.describe.
+    `keys` are a result of feature_cache.photo_keys, `identity` one of identity_of.
     """
     folder = _folder(cache_dir, identity)
     file_system.make_inside(cache_dir.parent, cache_dir.name, folder.name)
@@ -149,7 +149,7 @@ def num_missing(
 ) -> int:
     """Return how many features `extract` would compute, without creating a cache.
 
-    `keys` are those of all photos, a result of cache_key.of_photos.
+    `keys` are those of all photos, a result of feature_cache.photo_keys.
     """
     folder, count = _folder(cache_dir, identity), 0
     stored = _read(folder / _KEYS_NAME, keys.dtype)

@@ -176,7 +176,7 @@ def compute_features(
 ) -> feature_cache.Features:
     """Return the features of all photos, in as many views as training needs.
 
-    `cache_dir` is the folder of all caches, `identity` a result of cache_key.describe.
+    `cache_dir` is the folder of all caches; feature_cache.identity_of has `identity`.
     """
     rows, needed = photos_per_view(records, num_views)
     images = image_batches.Images(

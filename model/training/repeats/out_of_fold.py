@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation.held_out import label_errors
-from model.evaluation.predictions import Predictions
+from model.evaluation.stored_logits import Predictions
 from model.loop import metrics, train_step, training_loop
 from model.loop.inputs import training_data
 from model.networks import head

@@ -13,8 +13,8 @@ import numpy as np
 from model.evaluation import run_evaluation, stored_logits
 from model.evaluation.compare import comparison
 from model.evaluation.held_out import label_errors
-from model.evaluation.predictions import Predictions, pool
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
+from model.evaluation.stored_logits import Predictions, pool
 from model.loop import metrics, training_loop
 from model.loop.inputs import feature_cache
 from model.networks import head

@@ -1,5 +1,5 @@
 from model.evaluation import run_evaluation
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.runs import run_folder
 from tests.support import small_runs
 

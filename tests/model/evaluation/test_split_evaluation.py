@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from model.evaluation import split_evaluation
+from model.evaluation import run_evaluation
 from model.evaluation.evaluation_settings import Config
-from model.evaluation.predictions import Predictions
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
+from model.evaluation.stored_logits import Predictions
 from model.loop import metrics
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -33,7 +33,7 @@ def colour_network(num_classes=3, cropping=0):
 
 
 def predict(records, split="test", model=None, **options):
-    return split_evaluation.evaluate_split(
+    return run_evaluation.evaluate_split(
         model or colour_network(),
         EvaluationData(records=records, split=split),
         SPEC,
@@ -184,7 +184,7 @@ class TestViews:
     def test_each_kind_has_its_windows(self):
         central = crop_and_resize.central_views(self.SIZES, SPEC).windows.tolist()
         views = {
-            tta: split_evaluation.views_of(tta, self.SIZES, SPEC)
+            tta: run_evaluation.views_of(tta, self.SIZES, SPEC)
             for tta in ("none", "flip", "ten_crop")
         }
         assert [view.mirrored.tolist() for view in views["none"]] == [[False] * 2]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model.export import exportable
-from pipeline.batches import single_photo
+from model.predict import photo_batches
 from pipeline.images import record_image
 from pipeline.records import manifest
 from tests.support import exports, small_runs
@@ -22,7 +22,7 @@ def small_run(shared_records, tmp_path_factory):
 def expected(small_run):
     """A function that classifies an image file with the run's own model."""
     model = exportable.load_run(small_run).model
-    network_input = single_photo.NetworkInput(small_runs.SPEC)
+    network_input = photo_batches.NetworkInput(small_runs.SPEC)
 
     def classify(data):
         view = network_input(record_image.encode_for_record(data))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.evaluation import split_evaluation, stored_logits, strangers
+from model.evaluation import run_evaluation, stored_logits, strangers
 from model.evaluation.evaluation_settings import Config
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
 from model.export import (
     export_settings,
     exporting,
@@ -22,15 +22,15 @@ from model.export import (
     verify_file,
 )
 from model.networks import architecture, head
+from model.predict import photo_batches
 from model.runs import finished_run
-from pipeline.batches import single_photo
 from pipeline.images import opencv, record_image
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, small_runs
 from tests.support.exports import encode, export, scene
 
 SPEC = small_runs.SPEC
-NETWORK_INPUT = single_photo.NetworkInput(SPEC)
+NETWORK_INPUT = photo_batches.NetworkInput(SPEC)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_proof_sends_the_pixels_that_the_run_decodes_at_the_edges_of_its_win
 ):
     """Colours of a JPEG are stored at half the size, so a crop changes its edges."""
     spec = dataclasses.replace(SPEC, resize=resize)
-    network_input = single_photo.NetworkInput(spec)
+    network_input = photo_batches.NetworkInput(spec)
     whole, as_run = [], []
     for width in range(140, 148):
         noise = np.random.default_rng(0).integers(0, 256, (90, width, 3), np.uint8)
@@ -251,7 +251,7 @@ def test_a_run_that_was_not_evaluated_is_evaluated(copy):
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
     model = copy.load_model()
-    predictions = split_evaluation.evaluate_split(
+    predictions = run_evaluation.evaluate_split(
         model,
         EvaluationData(records=heldout.records, split="test"),
         SPEC,

@@ -19,8 +19,7 @@ from model.export import (
     model_card,
     verify_file,
 )
-from model.predict import classifier
-from pipeline.batches import single_photo
+from model.predict import classifier, photo_batches
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, evaluated_runs, small_runs
@@ -86,7 +85,7 @@ def test_the_program_answers_as_the_run_in_a_fresh_process(
     script.unlink()
     assert ran.returncode == 0, ran.stderr
     of_run = classifier.load_run(str(small_run.directory))
-    step, network_input = of_run.predict_step(), single_photo.NetworkInput(of_run.spec)
+    step, network_input = of_run.predict_step(), photo_batches.NetworkInput(of_run.spec)
     lines = iter(ran.stdout.splitlines())
     for path, photo in zip(paths, photos.values(), strict=True):
         assert next(lines) == path
@@ -123,7 +122,7 @@ def test_the_program_prepares_the_pixels_that_the_network_sees(
     names: dict = {}
     exec(code, names)
     record = record_image.encode_for_record(path.read_bytes())
-    view = single_photo.NetworkInput(spec)(record).astype(int)
+    view = photo_batches.NetworkInput(spec)(record).astype(int)
     differences = np.abs(np.floor(names["view"] + 0.5) - view)
     assert differences.max() == 0
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from model.export import photo_graph
-from pipeline.batches import single_photo
+from model.predict import photo_batches
 from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.images import record_image
 from pipeline.records.manifest_row import ImageError
@@ -25,7 +25,7 @@ _graphs = {
     for name, spec in SPECS.items()
 }
 _network_inputs = {
-    name: single_photo.NetworkInput(spec) for name, spec in SPECS.items()
+    name: photo_batches.NetworkInput(spec) for name, spec in SPECS.items()
 }
 
 

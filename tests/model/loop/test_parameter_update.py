@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from model.loop.optimization import Settings
-from model.loop.parameter_update import ParameterUpdate
+from model.loop.train_step import ParameterUpdate
 
 START = {"fc/kernel": [[1.0, -2.0], [3.0, 0.5]], "fc/bias": [0.1, -0.3]}
 

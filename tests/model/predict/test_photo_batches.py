@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 
 from model.predict import photo_batches
-from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import isolated_decoder, record_image
 from tests.support import conversions
@@ -21,7 +20,7 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
     problems = [problem for batch in batches for problem in batch.problems]
     assert [number for number, problem in enumerate(problems) if problem] == [4, 5]
     assert "not an image" in str(problems[4])
-    network_input = single_photo.NetworkInput(SPEC)
+    network_input = photo_batches.NetworkInput(SPEC)
     good = [path for path, problem in zip(paths, problems, strict=True) if not problem]
     images = np.concatenate([batch.images for batch in batches])
     assert len(images) == len(good)

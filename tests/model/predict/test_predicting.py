@@ -13,7 +13,6 @@ import pytest
 from model.predict import classifier, photo_batches, predict_settings, predicting
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
-from pipeline.batches import single_photo
 from pipeline.images import file_headers, isolated_decoder, record_image
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, processes
@@ -121,7 +120,7 @@ class TestPredict:
             (result,) = predict(other, photo)
             data = photo.read_bytes()
             stored = record_image.encode_for_record(data, resize_min=resize_min)
-            view = single_photo.NetworkInput(other.spec)(stored)
+            view = photo_batches.NetworkInput(other.spec)(stored)
             logits = other.model(np.float32(view[None]), training=False).numpy()
             expected = np.sort(other.probabilities(logits)[0])[::-1]
             assert numbers(result) == pytest.approx(expected, rel=1e-5)

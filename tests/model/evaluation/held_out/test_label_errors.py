@@ -7,8 +7,8 @@ import pytest
 
 from model.evaluation import run_evaluation
 from model.evaluation.held_out import label_errors
-from model.evaluation.predictions import Predictions
-from model.evaluation.split_evaluation import EvaluationData
+from model.evaluation.run_evaluation import EvaluationData
+from model.evaluation.stored_logits import Predictions
 from model.runs import run_folder
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError

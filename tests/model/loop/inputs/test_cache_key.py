@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop.inputs import cache_key
+from model.loop.inputs import feature_cache
 from model.networks import registry
 from tests.model.loop.inputs.test_feature_cache import SPEC, build_trunk
 
@@ -18,7 +18,7 @@ def describe():
             "spec": SPEC,
             "precision": "float32",
         }
-        return cache_key.describe(**facts | changes)
+        return feature_cache.identity_of(**facts | changes)
 
     return describe
 
@@ -43,7 +43,7 @@ def key(records, row, **changes):
     """The key of a row, in records with other settings or versions."""
     info = dataclasses.replace(records.info, **changes)
     records = dataclasses.replace(records, info=info)
-    (key,) = cache_key.of_photos(records, [row])
+    (key,) = feature_cache.photo_keys(records, [row])
     return key
 
 
@@ -93,13 +93,13 @@ def test_whatever_decides_stored_pixels_changes_the_key_of_a_photo(found):
 
 
 def test_random_numbers_of_a_photo_depend_on_its_key_and_the_seed(found):
-    keys = cache_key.of_photos(found, found.included())
-    numbers = cache_key.uniform_numbers(keys, 2)
+    keys = feature_cache.photo_keys(found, found.included())
+    numbers = feature_cache.uniform_numbers(keys, 2)
     assert numbers.shape == (len(keys), 3)
     assert ((numbers >= 0) & (numbers < 1)).all()
     assert len(np.unique(numbers)) == numbers.size
-    assert (cache_key.uniform_numbers(keys[::-1], 2) == numbers[::-1]).all()
-    assert not (cache_key.uniform_numbers(keys, 3) == numbers).any()
+    assert (feature_cache.uniform_numbers(keys[::-1], 2) == numbers[::-1]).all()
+    assert not (feature_cache.uniform_numbers(keys, 3) == numbers).any()
 
 
 def test_the_random_state_of_dropout_does_not_matter(describe):

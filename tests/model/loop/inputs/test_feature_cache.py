@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop.inputs import cache_key, feature_cache, feature_store
+from model.loop.inputs import feature_cache, feature_store
 from model.networks import registry
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -67,7 +67,7 @@ def extract(found, trunk, tmp_path):
         records=found,
     ):
         images = Watched(records, stop_after)
-        identity = cache_key.describe(trunk, "conv", SPEC, precision)
+        identity = feature_cache.identity_of(trunk, "conv", SPEC, precision)
         features = feature_cache.extract(
             trunk, images, rows, cache_dir=tmp_path / folder, identity=identity
         )
@@ -142,9 +142,9 @@ class TestReuse:
     def test_what_is_missing_is_counted_before(
         self, extract, every, trunk, found, tmp_path
     ):
-        identity = cache_key.describe(trunk, "conv", SPEC, "float32")
+        identity = feature_cache.identity_of(trunk, "conv", SPEC, "float32")
         where = {"cache_dir": tmp_path, "identity": identity}
-        keys = cache_key.of_photos(found, found.included())
+        keys = feature_cache.photo_keys(found, found.included())
         rows = {0: every, 1: every[:10]}
         num_missing = feature_store.num_missing
         assert num_missing(keys, rows, **where) == len(every) + 10

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop.inputs import cache_key, training_data
+from model.loop.inputs import feature_cache, training_data
 from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo, tfrecord
@@ -61,7 +61,7 @@ def cached(records, cache_dir, num_views=1, spec=SPEC, seed=SEED):
     image = keras.Input((spec.size_px, spec.size_px, 3))
     trunk = keras.Model(image, keras.layers.GlobalAveragePooling2D(name="mean")(image))
     trunk.trainable = False
-    identity = cache_key.describe(trunk, "mean", spec, "float32")
+    identity = feature_cache.identity_of(trunk, "mean", spec, "float32")
     features = training_data.compute_features(
         records, trunk, spec, num_views, cache_dir=cache_dir, identity=identity
     )

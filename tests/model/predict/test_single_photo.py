@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.batches import image_batches, single_photo
+from model.predict import photo_batches
+from pipeline.batches import image_batches
 from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.images import record_image
 from pipeline.records.manifest_row import ImageError
@@ -21,7 +22,7 @@ def test_a_photo_gives_the_pixels_that_its_record_gives(photos, tmp_path, resize
     spec = dataclasses.replace(SPEC, resize=resize)
     converted = conversions.convert(photos, tmp_path / "out").manifest
     images = image_batches.Images(converted, converted.included(), spec, batch_size=5)
-    network_input = single_photo.NetworkInput(spec)
+    network_input = photo_batches.NetworkInput(spec)
     rows = iter(images.rows)
     for batch in images:
         for pixels in batch["image"].numpy():
@@ -34,7 +35,7 @@ def test_a_photo_gives_the_pixels_that_its_record_gives(photos, tmp_path, resize
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", [(90, 60), (40, 61), (21, 20)])
 def test_pixels_give_what_a_photo_of_them_gives(resize, size):
-    network_input = single_photo.NetworkInput(dataclasses.replace(SPEC, resize=resize))
+    network_input = photo_batches.NetworkInput(dataclasses.replace(SPEC, resize=resize))
     bgr = cv2.resize(drawn_photos.draw_photo("red", 1), size)
     stored = record_image.encode_for_record(cv2.imencode(".png", bgr)[1].tobytes())
     pixels = network_input.of_pixels(bgr[..., ::-1])
@@ -52,4 +53,4 @@ def test_an_image_that_tensorflow_refuses_is_an_image_error():
         phash="",
     )
     with pytest.raises(ImageError, match="JPEG that TensorFlow does not decode"):
-        single_photo.NetworkInput(SPEC)(stored)
+        photo_batches.NetworkInput(SPEC)(stored)
