@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated
 
 from model.export import converters
 from model.export.exportable import STRANGER_SCORE, Exportable
@@ -92,8 +93,22 @@ def _convert(
             has_deviations = any(n.startswith(head.SPREAD_PREFIX) for n in names)
             operations = _DEVIATION_OPERATIONS if has_deviations else []
             if operations or STRANGER_SCORE in names:
-                return _convert_partly(converter, operations)
-        return bytes(converter.convert())
+                return _in_order(_convert_partly(converter, operations))
+        return _in_order(converter.convert())
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a file whose outputs stand in the order of their names.
+
+    Programs that take output 0 get the probabilities, whatever else the file computes.
+    """
+    changed = bytearray(content)
+    model = schema_py_generated.Model.GetRootAs(changed)
+    signature = model.SignatureDefs(0)
+    outputs = map(signature.Outputs, range(signature.OutputsLength()))
+    # The array shares the bytes of `changed`.
+    model.Subgraphs(0).OutputsAsNumpy()[:] = [out.TensorIndex() for out in outputs]
+    return bytes(changed)
 
 
 def _convert_partly(converter: Any, in_float: list[str]) -> bytes:

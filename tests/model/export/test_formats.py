@@ -151,6 +151,8 @@ def test_litert_holds_its_labels(exported):
     assert (details["dtype"], *details["shape"][1:]) == (np.uint8, 24, 24, 3)
     kernels = {op["op_name"] for op in loaded._get_ops_details()}
     assert not [name for name in kernels if name.startswith("Flex")]
+    sizes = [[*output["shape"]] for output in loaded.get_output_details()]
+    assert sizes == [[1, 3], [1]], "probabilities are output 0, the stranger score 1"
 
 
 def test_keras_loads_in_plain_keras(exported, expected):
