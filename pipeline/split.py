@@ -28,9 +28,9 @@ class Config:
     """Settings of a new split."""
 
     data: str = config_flags.argument(
-        "FOLDER", "Folder of records; tfrecords if you name no other.", "tfrecords"
+        "FOLDER", "Folder of records; by default tfrecords.", "tfrecords"
     )
-    seed: int = _setting(0, "Number that decides the random order of photos.", lower=0)
+    seed: int = _setting(0, "Seed of the random order of photos.", lower=0)
     folds: int = _setting(
         0,
         "Number of equal parts for cross-validation, of which --fold is the test "

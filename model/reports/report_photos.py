@@ -61,7 +61,7 @@ class Thumbnails:
         total_bytes = sum(map(len, self.sources.values()))
         for start in range(0, len(waiting), _PHOTOS_AT_ONCE):
             rows_now = waiting[start : start + _PHOTOS_AT_ONCE]
-            sources = photo_review.pictures(self._photos.image, rows_now, side)
+            sources = photo_review.thumbnail_urls(self._photos.image, rows_now, side)
             for row, source in zip(rows_now, sources, strict=True):
                 total_bytes += len(source)
                 if total_bytes > MAX_BYTES:

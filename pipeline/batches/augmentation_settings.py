@@ -1,4 +1,4 @@
-"""Define the settings of what changes training photos at random."""
+"""Define the settings of augmentation: the random changes of training photos."""
 
 import dataclasses
 import functools

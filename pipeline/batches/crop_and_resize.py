@@ -93,10 +93,10 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
 
 
 def drawn_views(sizes: np.ndarray, spec: InputSpec, uniform: np.ndarray) -> Views:
-    """Return windows, half of them mirrored, that random numbers decide.
+    """Return windows at random places, half of them mirrored.
 
-    The numbers 0 <= u < 1 are float64 [num_images, 3]. Source: Krizhevsky et al. 2012,
-    section 4.1 (random 224 crops of 256, mirrored).
+    `uniform` decides them: float64 [num_images, 3], 0 <= u < 1. Source: Krizhevsky et
+    al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
     sides = window_sides(sizes, spec)
     padded = padded_sizes(sizes, spec)
@@ -200,8 +200,8 @@ def resize_all(images: Any, size_px: int, *, halving: bool, square: bool = True)
     square, each side is halved on its own.
 
     Images are uint8 or float32 [batch, height, width, 3], 0..255; the result is uint8.
-    Without `halving`, every image must be less than twice too large. `square` says
-    whether all are square.
+    Without `halving`, every side must be below 2 * size_px. `square` says whether all
+    images are square.
     """
     images = tf.cast(images, tf.float32)
     if halving:

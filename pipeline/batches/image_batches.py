@@ -74,7 +74,7 @@ class Images:
         self._stored: Any = None
         if rows and sum(row.length for row in rows) <= memory_bytes:
             self._stored = tf.constant(self._images(np.arange(len(rows))))
-        self._plan: tuple[np.ndarray, crop_and_resize.Views]  # of the pass that runs
+        self._plan: tuple[np.ndarray, crop_and_resize.Views]  # of the current pass
         self.dataset = self._build()
 
     def run(self, order: np.ndarray, views: crop_and_resize.Views) -> Iterator[Batch]:
@@ -86,7 +86,7 @@ class Images:
         try:
             yield from self.dataset
         except tf.errors.OpError as error:
-            if self._error is not None:  # TensorFlow would blur it
+            if self._error is not None:  # clearer than TensorFlow's message
                 raise self._error from None
             raise DataError(
                 f"{self.records.directory}: a record does not decode: {error.message}"
@@ -131,7 +131,7 @@ class Images:
         sides = crop_and_resize.window_sides(self.sizes, self.spec)
         square = self.spec.keeps_aspect
         if self._augmentation.crop_area:
-            # No window is larger.
+            # Crops are at most as large as this.
             sides, square = crop_and_resize.padded_sizes(self.sizes, self.spec), False
         halving = bool((sides >= 2 * self.spec.size_px).any())
         return {"halving": halving, "square": square}
@@ -144,7 +144,7 @@ class Images:
         """
         options = tf.data.Options()
         options.deterministic = True
-        # The autotuner's thread sleeps longer and longer: passes took twice the time.
+        # The autotuner's thread sleeps ever longer, so that passes took twice the time.
         options.autotune.enabled = False
         options.threading.max_intra_op_parallelism = 1
         threads = command_line.available_cpus()
@@ -207,7 +207,7 @@ class Training:
         augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
         share: Callable[[int], slice] = slice,
     ) -> None:
-        """Prepare epochs that (seed, epoch) decides in full.
+        """Prepare epochs that depend on (seed, epoch) alone.
 
         `share` is a function from the number of photos in a batch to the slice of them
         that this process gets; at least one photo of a full batch.

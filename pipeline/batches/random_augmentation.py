@@ -40,7 +40,7 @@ def draw_views(
     """Draw how each image is seen and augmented in an epoch; `key` is (seed, epoch).
 
     Sizes are int [num_images, 2]: height, width, in pixels. `order` has the rows in the
-    order of the epoch; the place of its first example decides how a batch is mixed.
+    order of the epoch. The position of a batch's first example decides how it is mixed.
     """
 
     def generator(part: int) -> np.random.Generator:
@@ -73,12 +73,12 @@ def _draw_crops(
 ) -> np.ndarray:
     """Draw windows of random area, aspect and place, as Views has them.
 
-    Where ten of them in turn do not fit into the image, the window is the largest
-    central one of an allowed aspect. Padding counts as part of the image.
+    If ten of them in a row do not fit into the image, the window is the largest central
+    one of an allowed aspect. Padding counts as part of the image.
     """
     padded = crop_and_resize.padded_sizes(sizes, spec)
     area, aspects = augmentation.crop_areas, augmentation.crop_aspects
-    # Sides of a window of all of the area with aspect 1.
+    # Sides of a window with the area of the whole image and aspect 1.
     whole = padded.astype(np.float64)
     if spec.resize == "crop":
         whole = np.sqrt(whole.prod(axis=1, keepdims=True)).repeat(2, axis=1)
@@ -148,7 +148,7 @@ def _draw_cutout(
 def _draw_mixing(
     augmentation: Augmentation, count: int, size_px: int, generator: Generators
 ) -> np.ndarray:
-    """Draw how a batch is mixed, for each place of the epoch where one may begin.
+    """Draw how a batch is mixed, for each position of the epoch where one may begin.
 
     The numbers, float64 [count, 6], are the share of the partner; top, left, bottom and
     right of the part that is pasted, in pixels; 1 to paste, 0 to blend.

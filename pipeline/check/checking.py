@@ -32,7 +32,7 @@ Encoded = Callable[[str], bytes]
 # Report, the rows of its photos, and a function that reads these photos.
 _Checked = tuple[Report, Sequence[Row], Encoded]
 _TEMPLATE = Path(__file__).parent / "templates" / "check.html"
-# Groups of other findings, and of those about labels and copies; check.json has all.
+# Groups on the page: of other findings, of those about labels. check.json has all.
 _SHOWN = (24, 200)
 _SHOWN_PHOTOS = 4  # for each group
 _SIDE_PX = 256
@@ -40,7 +40,7 @@ _EXAMPLES = 3  # in a line of text
 
 
 def check(config: Config) -> Report:
-    """Check photos or records and write both reports; refuse what is neither."""
+    """Check photos or records, and write check.json and check.html."""
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
         report, rows, encoded = _check_records(root, config.workers)
@@ -62,11 +62,11 @@ def _check_photos(config: Config, root: Path) -> _Checked:
     source = find_source.list_source(root, config.labelling)
     user_keys = photo_groups.find_user_keys(source, config.labelling.group_by)
     photo_at = {photo.path: photo for photo in source.photos}
-    crashed: set[str] = set()  # paths of photos that would take this process down, too
+    crashed: set[str] = set()  # paths of photos that would crash this process, too
 
     def encoded(path: str) -> bytes:
         if path in crashed:
-            raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
+            raise ImageError(Code.DECODER_CRASHED, "crashes the decoder")
         data = decode_files.read(source.root, photo_at[path])
         white_level = config.white_level
         return record_image.encode_for_record(data, white_level=white_level).encoded
@@ -81,7 +81,7 @@ def _check_photos(config: Config, root: Path) -> _Checked:
         options, source, None, decode_files.Runner(config.workers), settings={}
     )
     crashed |= {row.path for row in rows if "crashed" in photo_findings.kinds_of(row)}
-    with standard_error.silenced():  # the workers have heard it
+    with standard_error.silenced():  # the workers have noted the decoders' messages
         similar = near_duplicates.search(
             rows,
             source,
@@ -121,15 +121,15 @@ def _check_records(root: Path, num_workers: int) -> _Checked:
     findings = [Finding("fault", "error", fault) for fault in faults]
     if divided := converted.divided_groups():
         meaning = (
-            "photos of one group on several sides of the split; make a new split with "
-            f"python -m pipeline.split {root}"
+            "photos of one group are in several splits; make a new split with python "
+            f"-m pipeline.split {root}"
         )
         groups = tuple(tuple(row.path for row in rows) for rows in divided)
         findings.append(Finding("across splits", "error", meaning, groups))
     if outdated := previous_dataset.outdated_rows(converted):
         meaning = (
-            "made by a version that decoded some photos of this kind wrongly; convert "
-            "the photos into this folder again, which renews these records"
+            "written by an earlier version, which decoded some photos of this kind "
+            "wrongly; to renew these records, convert into this folder again"
         )
         paths = tuple((row.path,) for row in outdated)
         findings.append(Finding("outdated pixels", "warning", meaning, paths))
@@ -178,7 +178,7 @@ def render(report: Report, rows: Sequence[Row], encoded: Encoded) -> str:
         columns=list(next(iter(report.counts.values()))),
         findings=list(zip(report.findings, shown, strict=True)),
         numbers={path: number for number, path in enumerate(paths)},
-        photos=photo_review.pictures(encoded, paths, _SIDE_PX),
+        photos=photo_review.thumbnail_urls(encoded, paths, _SIDE_PX),
         review=review,
         mark=mark,
     )
@@ -314,10 +314,10 @@ def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
 
 
 def _differences(record: stored_photo.Record, task: _Task) -> list[str]:
-    """Return the features that are not as the manifest says."""
+    """Return the features that differ from the manifest."""
     differences = []
     for name, attribute in stored_photo.FEATURES.items():
-        if attribute == "encoded":  # its SHA-256 and pixels tell
+        if attribute == "encoded":  # its SHA-256 and pixels are checked instead
             continue
         value = getattr(record, attribute)
         expected = task.label if attribute == "label" else getattr(task.row, attribute)

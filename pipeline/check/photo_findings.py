@@ -23,8 +23,8 @@ _GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
     ),
     "across splits": (
         "error",
-        "the same picture in several of the given splits would make the figures too "
-        "good; convert keeps only that of the last split",
+        "the same picture in several of the given splits, which would make the "
+        "accuracy too high; convert keeps only the one in the last split",
     ),
     "one picture in several classes": (
         "warning",
@@ -44,7 +44,7 @@ EXTREME_ASPECT = 4.0  # long side divided by short side
 KINDS: Mapping[str, tuple[Severity, str]] = {
     "unreadable": ("warning", "the file cannot be opened or read"),
     "damaged": ("warning", "the file is cut off or damaged and does not decode"),
-    "not an image": ("warning", "the file is no image, or of an unknown format"),
+    "not an image": ("warning", "the file is not an image, or its format is unknown"),
     "refused": ("warning", ""),  # for the reason that the row states
     "too large": ("warning", "the image has more pixels than --max_pixels"),
     "outside the classes": ("warning", "the file is in no class folder"),
@@ -88,7 +88,7 @@ class Finding:
 
     kind: str  # name of the reason, in a few words
     severity: Severity
-    meaning: str  # of the reason, and what to do about it
+    meaning: str  # what the reason means, and what to do about it
     groups: tuple[tuple[str, ...], ...] = ()  # of paths; a single photo is a group
 
     @property
@@ -124,7 +124,7 @@ class Report:
 def find_groups(
     rows: Sequence[Row], source: photo_source.Source, groups: photo_groups.PhotoGroups
 ) -> list[Finding]:
-    """Find photos that show the same; photos that convert leaves out count, too."""
+    """Find groups of photos of the same picture, with those that convert leaves out."""
     same_pixels = groups.same_pixels(rows)
     pixels_of = {
         index: number for number, group in enumerate(same_pixels) for index in group
@@ -162,18 +162,18 @@ def find_small_classes(counts: Counts) -> list[Finding]:
     most = max(usable.values(), default=0)
     # Kind, severity, meaning, and the numbers of photos that it is about.
     kinds: tuple[tuple[str, Severity, str, range], ...] = (
-        ("empty class", "error", "no photo of it can be used", range(1)),
+        ("empty class", "error", "no photo of the class can be used", range(1)),
         (
             "class too small to split",
             "error",
-            "below three photos not every split gets one",
+            "with fewer than three photos, not every split gets one",
             range(1, len(SPLITS)),
         ),
         (
             "small class",
             "warning",
-            f"below {small} photos: its accuracy means little; consider python -m "
-            "pipeline.split --folds=5",
+            f"with fewer than {small} photos, its accuracy means little; consider "
+            "python -m pipeline.split --folds=5",
             range(len(SPLITS), small),
         ),
         (
@@ -202,7 +202,7 @@ def find_missing_splits(
         for split_name in splits
         if row["usable"] and not row[split_name]
     ]
-    meaning = f"no photo of it is there: {', '.join(lacking)}"
+    meaning = f"the split has no photo of the class: {', '.join(lacking)}"
     kind = "class missing from a split"
     return [Finding(kind, severity, meaning)] if lacking else []
 

@@ -1,4 +1,4 @@
-"""Convert photos to records, so that everything appears at once or not at all."""
+"""Convert photos to records; all files of a data set appear at once, or none."""
 
 import dataclasses
 import functools
@@ -29,13 +29,13 @@ from pipeline.system.errors import DataError
 
 # Part of a file: its name, relative to the data set, and start and size in bytes.
 Extent = tuple[str, int, int]
-# What may stand in an output folder without being ours.
+# Files that an output folder may hold before the first conversion.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
-# Settings that decide what the rows of the manifest say.
+# Settings that determine the rows of the manifest.
 _ROW_SETTINGS = (
     *("resize_min", "max_pixels", "animated", "shard_mb", "group_by", "conflicts"),
 )
-# Settings that decide what the records and hashes are.
+# Settings that determine records and hashes.
 _RECORD_SETTINGS = ("resize_min", "max_pixels", "white_level", "animated", "duplicates")
 
 
@@ -82,7 +82,7 @@ def convert(config: Config) -> Summary:
             for path in (*partial.glob("*.part"), *partial.glob("*.rows")):
                 path.unlink()
             staging.commit(directory, obsolete)
-    twins = photo_source.describe_similar_names(source.class_names)
+    similar_names = photo_source.describe_similar_names(source.class_names)
     return Summary(
         manifest=converted if before is None or changed else before,
         written=tuple(written),
@@ -92,7 +92,7 @@ def convert(config: Config) -> Summary:
             *source.notes,
             *photo_selection.describe_given(source, info.shares),
             *changes,
-            *([f"warning: class names alike: {twins}"] if twins else []),
+            *([f"warning: class names alike: {similar_names}"] * bool(similar_names)),
         ),
     )
 
@@ -124,7 +124,7 @@ def _select(
     rows = decode_files.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)
-    unfit = label_corrections.apply(rows, source, corrections, previous, directory)
+    failed = label_corrections.apply(rows, source, corrections, previous, directory)
     photos = stored_photo.StoredPhotos(directory)
     similar = near_duplicates.search(
         rows,
@@ -151,7 +151,7 @@ def _select(
         rows, groups, source.labels, seed=info.seed, shares=shares
     )
     lines = conversion_notes.lines(rows, groups, contradicting, bridging)
-    return rows, [*unfit, *lines]
+    return rows, [*failed, *lines]
 
 
 def _dataset_info(
@@ -199,7 +199,7 @@ def _check_output(directory: Path, source: Source) -> None:
 def _read_previous(
     directory: Path, source: Source, config: Config
 ) -> PreviousDataset | None:
-    """Read the data set to update; refuse one of other photos or another meaning."""
+    """Read the data set to update; refuse other photos, or flags that are missing."""
     if not (directory / manifest.HEAD_NAME).exists():
         return None
     previous = PreviousDataset(manifest.read(directory))
@@ -272,7 +272,7 @@ def place_records(
 def _shards(
     rows: Sequence[Row], indices: Sequence[int], shard_bytes: int
 ) -> list[list[int]]:
-    """Divide photos into files; one ends where `shard_bytes` more are full."""
+    """Divide photos into files; one ends at each multiple of `shard_bytes`."""
     shards: dict[int, list[int]] = {}
     size = 0
     for index in indices:
@@ -300,7 +300,7 @@ def write_records(
     partial: Path,
     runner: decode_files.Runner,
 ) -> None:
-    """Join the parts, which lie in a data set's folder, in its staging folder."""
+    """Join parts of files in a data set's folder to files in its staging folder."""
     joins = (
         functools.partial(_join, directory, extents, partial / name)
         for name, extents in written.items()

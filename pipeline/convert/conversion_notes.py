@@ -1,4 +1,4 @@
-"""Say in lines for the user what conversion found out about photos together."""
+"""Describe in lines of text what a conversion has found out about its photos."""
 
 from collections.abc import Collection, Sequence
 
@@ -24,8 +24,8 @@ def lines(
 ) -> list[str]:
     """Describe copies, near-duplicates, groups, and photos that were left out.
 
-    Photos were left out for their labels, or for the splits of their groups. Rows have
-    group and split.
+    `contradicting` and `bridging` photos were left out because of their labels, or of
+    the splits of their groups. Rows have group and split.
     """
     copies = [index for group in photo_groups.same_files(rows) for index in group[1:]]
     alike = groups.same_picture(rows)
@@ -43,7 +43,7 @@ def lines(
     near_text = f"these are copies {near_duplicates.LIMIT}"
     advice = "make a new split with python -m pipeline.split"
     mixed_text = "warning: groups of the same picture in several classes"
-    divided_text = "warning: groups of known photos on several sides of the split"
+    divided_text = "warning: groups of known photos in several splits"
     texts = [
         _counted("corrected labels", rows, corrected),
         _counted("left out by corrections", rows, left_out),
@@ -51,7 +51,7 @@ def lines(
         _paired("groups of near-duplicates", rows, near, f"; {near_text}"),
         f"given groups: {len(set(keys))}, of {len(keys)} photos" if keys else "",
         _counted("left out, filed under several classes", rows, contradicting),
-        _counted("left out, on both sides of the split", rows, bridging),
+        _counted("left out, as their groups are in several splits", rows, bridging),
         _paired(mixed_text, rows, mixed),
         _paired(divided_text, rows, divided, f"; {advice}"),
     ]
@@ -90,6 +90,6 @@ def _paired(
     text: str, rows: Sequence[Row], groups: Sequence[Group], advice: str = ""
 ) -> str:
     """Return how many groups there are, and two photos of the first; "" for none."""
-    pairs = [f"{rows[one].path} and {rows[other].path}" for one, other, *_ in groups]
+    pairs = [f"{rows[i].path} and {rows[j].path}" for i, j, *_ in groups]
     named = command_line.first_few(pairs, "; ")
     return f"{text}: {len(groups)} ({named}){advice}" if groups else ""

@@ -24,7 +24,7 @@ class Config:
     out: str = _output(
         "tfrecords", "Folder for the records and the manifest.", value="FOLDER"
     )
-    seed: int = _rules(0, "Number that decides the random split.", lower=0)
+    seed: int = _rules(0, "Seed of the random split.", lower=0)
     resize_min: int = _output(
         file_headers.RESIZE_MIN,
         "Short side in pixels to which larger photos are shrunk; the default is twice "
@@ -49,7 +49,7 @@ class Config:
     conflicts: str = _rules(
         "leave_out",
         "What to do with a photo in several classes: leave_out skips it, keep converts "
-        "it in each.",
+        "it for each.",
         choices=("leave_out", "keep"),
     )
     corrections: str = _rules(

@@ -1,7 +1,7 @@
 """Apply the labels that a person has corrected, and keep them in later conversions.
 
-A correction belongs to the content of a photo: it stays when the file is renamed, and
-no longer fits when the file holds another photo. The source is never changed.
+A correction belongs to the content of a photo: it still holds when the file is renamed,
+but not when the file holds another photo. The source is never changed.
 """
 
 import collections
@@ -21,36 +21,36 @@ from pipeline.system.errors import DataError
 
 SKIP = "skip"
 _LEFT_OUT = "left out by a correction"
-# The second in data sets of earlier versions.
+# Earlier versions wrote the second one.
 _LEFT_OUT_CODES = {Code.LEFT_OUT_BY_CORRECTION, Code.LEFT_OUT_BY_LIST}
 
 
 class Correction(NamedTuple):
-    """What a person has said of one photo."""
+    """A person's correction of one photo's label."""
 
     path: str  # relative to the source
     label: str  # class name, or SKIP for a photo to leave out
     sha256: str  # of the file; "" if it is not stated
     reason: str  # why the photo is left out
     where: str = ""  # file and line
-    row: Row | None = None  # that an earlier conversion has corrected
+    row: Row | None = None  # row that an earlier conversion has corrected
 
 
 def read(files: str, class_names: Sequence[str]) -> list[Correction]:
-    """Read comma-separated CSV files; what is wrong with one is a DataError."""
+    """Read the corrections in comma-separated CSV files, or raise DataError."""
     corrections = []
     names = {_as_listed(n): n for n in class_names} | {n: n for n in class_names}
     for file in filter(None, files.split(",")):
-        # Shells leave "~" behind "=" as it is, and browsers save into the home folder.
+        # Browsers save into the home folder, and shells do not expand "~" after "=".
         path = Path(file).expanduser() if file.startswith("~/") else Path(file)
         for line, entry in text_lines.read_table(path, ["path", "label"]):
             label, where = entry["label"], f"{path} line {line}"
             label = names.get(label, label)
             if "suggested" in entry:
                 raise DataError(
-                    f"{path}: has a column `suggested`, as in doubts.csv, where "
-                    "no label is corrected yet. Correct labels in the report of "
-                    "evaluate.py; or correct the column label, and delete this one"
+                    f"{path}: has a column `suggested`, as doubts.csv has, whose "
+                    "labels are not corrected yet. Correct them in the report of "
+                    "evaluate.py; or correct the column `label`, delete `suggested`"
                 )
             if label == SKIP and SKIP in class_names:
                 raise DataError(
@@ -77,7 +77,7 @@ def apply(
     previous: PreviousDataset | None,
     directory: Path,
 ) -> list[str]:
-    """Correct labels in rows and records, in place; return what the user must know.
+    """Correct rows and records in place; return a line on corrections that fail.
 
     `rows` are those of `source.photos`, and records that change go to a part file of
     the data set in `directory`. Earlier corrections stay for photos without new ones.
@@ -86,25 +86,25 @@ def apply(
     if not (given or earlier):
         return []
     find = _finder(rows, previous)
-    answers: dict[int, Correction] = {}
-    unfit = []
+    correction_of: dict[int, Correction] = {}
+    failed = []
     for correction in (*given, *earlier):
         indices = find(correction)
         if problem := _problem(correction, source, indices):
-            unfit.append(f"{correction.path}: {problem}")
+            failed.append(f"{correction.path}: {problem}")
             continue
         for index in indices:
-            other = answers.setdefault(index, correction)
+            other = correction_of.setdefault(index, correction)
             if correction.where and other.label != correction.label:
                 raise DataError(
                     f"{correction.where}: {correction.path} has the label "
                     f"{correction.label!r}, but {other.label!r} in {other.where}. "
                     "Remove one of them"
                 )
-    _relabel(rows, source, answers, directory)
-    text = f"corrections that no longer fit: {len(unfit)} "
-    text += f"({command_line.first_few(unfit, '; ')})"
-    return [command_line.one_line(text)] if unfit else []
+    _relabel(rows, source, correction_of, directory)
+    text = f"corrections that no longer fit: {len(failed)} "
+    text += f"({command_line.first_few(failed, '; ')})"
+    return [command_line.one_line(text)] if failed else []
 
 
 def _finder(
@@ -112,8 +112,8 @@ def _finder(
 ) -> Callable[[Correction], list[int]]:
     """Return a function that finds the indices of a correction's photos.
 
-    They are the file at its path, or else new files of its content: a copy that was
-    there before is another photo of the user's.
+    They are the file at its path, or else new files with its content. A copy that was
+    there before has a label of its own.
     """
     at_path: dict[str, list[int]] = collections.defaultdict(list)
     new: dict[str, list[int]] = collections.defaultdict(list)
@@ -154,38 +154,41 @@ def _earlier(previous: PreviousDataset | None) -> list[Correction]:
 def _problem(correction: Correction, source: Source, indices: Sequence[int]) -> str:
     """Return why a correction does not hold for its photos; "" if it does.
 
-    A photo that the user has put into another class since is right there.
+    If the user has since moved a photo to another class, that class holds.
     """
     row, label = correction.row, correction.label
     names = {source.photos[index].class_name for index in indices}
     if not names:
         is_known = row and row.is_gone
-        return "" if is_known else "not in the source, or another photo now"
+        return "" if is_known else "not in the source, or replaced by another photo"
     if "" in names and label != SKIP:
         return "in no class of the source"
     before = row and (row.corrected_from or row.class_name)
     if before in source.labels and names - {before, label}:
         return "has another label in the source now"
     is_class = label in (SKIP, *source.class_names)
-    return "" if is_class else f"class {label} is gone"
+    return "" if is_class else f"class {label} is not in the source"
 
 
 def _relabel(
-    rows: list[Row], source: Source, answers: dict[int, Correction], directory: Path
+    rows: list[Row],
+    source: Source,
+    correction_of: dict[int, Correction],
+    directory: Path,
 ) -> None:
-    """Give rows and records the labels of the answers, or of the source, in place."""
+    """Give rows and records their corrected label or that of the source, in place."""
     name = f"{staging.PARTIAL_NAME}/corrections.part"
     photos = stored_photo.StoredPhotos(directory)
     with (directory / name).open("wb") as part:
         for index, row in enumerate(rows):
-            before, answer = source.photos[index].class_name, answers.get(index)
-            label = answer.label if answer else before
-            if answer and label == SKIP:
+            before, new = source.photos[index].class_name, correction_of.get(index)
+            label = new.label if new else before
+            if new and label == SKIP:
                 row = dataclasses.replace(row, class_name=before, corrected_from="")
-                rows[index] = row.skipped(Code.LEFT_OUT_BY_CORRECTION, answer.reason)
+                rows[index] = row.skipped(Code.LEFT_OUT_BY_CORRECTION, new.reason)
             elif label != row.class_name:
                 origin = before if label != before else ""
-                new = dataclasses.replace(row, class_name=label, corrected_from=origin)
+                row = dataclasses.replace(row, class_name=label, corrected_from=origin)
                 if row.is_included:
                     number = source.labels[label]
                     record = dataclasses.replace(
@@ -193,8 +196,8 @@ def _relabel(
                     )
                     data = tfrecord.frame(stored_photo.serialize(record))
                     place = part.tell()
-                    new = dataclasses.replace(
-                        new, file=name, offset=place, length=len(data)
+                    row = dataclasses.replace(
+                        row, file=name, offset=place, length=len(data)
                     )
                     part.write(data)
-                rows[index] = new
+                rows[index] = row

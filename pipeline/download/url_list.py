@@ -44,7 +44,7 @@ _LISTING_HEADER = ("path", "label", "split")
 _MAX_REDIRECTS = 5
 _RETRIES = 2  # when a server is busy
 _SNIFFED_BYTES = 64
-# A server that could not be reached so many times in a row is not asked again.
+# A server that could not be reached this many times in a row is not asked again.
 _MAX_FAILURES = 3
 _POLL_S = 0.2  # for Ctrl-C
 

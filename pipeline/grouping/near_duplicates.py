@@ -5,8 +5,8 @@ turned by quarter turns, mirrored, made grey, a little brighter or darker, with 
 2 % of each border cut off; or several of these. benchmarks/RESULTS.md has the shares.
 
 Not found: larger cuts, turns by other angles, frames or writing added; and another
-photo of the same thing. In plain pictures (discs on white) an object that moved or has
-another colour makes another picture, so there nothing may be cut off or made grey.
+photo of the same thing. In plain pictures (discs on white), an object that moved or has
+another colour makes another picture, so cropped or grey copies of these are not found.
 
 Only proposed photos are decoded again, from their records.
 """
@@ -53,7 +53,7 @@ class NearDuplicates:
     proposed: np.ndarray  # PAIR [n], pairs of thumbnails that could be similar
 
     def among(self, is_included: np.ndarray) -> Self:
-        """Return the same without skipped photos and the links that only they made."""
+        """Return the same without skipped photos, and without links through them."""
         if is_included[self.pairs].all():
             return self
         stays = is_included[self.indices]
@@ -75,8 +75,8 @@ def search(
     """Search near-duplicates among the rows of all files of a source.
 
     This process decodes the proposed photos; its limit of pixels is that of its start.
-    `encoded` is a function from the index of a row to a JPEG or PNG of it, upright. A
-    photo that does not decode any more is a DataError.
+    `encoded` is a function from the index of a row to an upright JPEG or PNG. Raises
+    DataError if a photo no longer decodes.
     """
 
     def thumbnail(index: int) -> np.ndarray:
@@ -85,8 +85,8 @@ def search(
         except ImageError as error:
             raise DataError(
                 f"{source.root}/{rows[index].path}: cannot be compared with others "
-                f"({error}). Run again if it was changed a moment ago. For a high "
-                f"--max_pixels, set {opencv.MAX_PIXELS_NAME} to the same"
+                f"({error}). Run again if it has just been changed. For a high "
+                f"--max_pixels, set {opencv.MAX_PIXELS_NAME} to the same number"
             ) from error
 
     def digests(indices: Sequence[int]) -> list[bytes]:
@@ -110,7 +110,7 @@ def find(
     """Search all photos with a record; of exact copies, the first stands for all.
 
     `thumbnail` is a function from the index of a row to uint8 [SIDE, SIDE, 3];
-    `digests` one from indices to digests, equal for files of the same pixels alone.
+    `digests` one from indices to digests, which only files of the same pixels share.
     """
     indices, labels = _different_files(rows)
     phashes = (int(rows[index].phash or "0", 16) for index in indices.tolist())

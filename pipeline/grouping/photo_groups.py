@@ -30,7 +30,7 @@ class PhotoGroups:
     user_keys: Sequence[UserKey]  # one a row; photos with the same key belong together
 
     def among(self, rows: Sequence[Row]) -> Self:
-        """Return the same without the links that skipped photos alone made."""
+        """Return the same without links through skipped photos."""
         is_included = np.array([row.is_included for row in rows], np.bool_)
         return dataclasses.replace(self, similar=self.similar.among(is_included))
 

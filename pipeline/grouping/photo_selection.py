@@ -1,7 +1,7 @@
 """Decide which photos get a record, and put all photos of a group in one split.
 
-A split that comes with the source gets no other photos. A split that the source does
-not give is filled by shares from the photos given for training, or for nothing.
+A split that the source gives gets no other photos. Other splits get their shares of the
+photos that are given for training, or that have no given split.
 
 Functions that decide about rows change the given list in place: a data set may have
 hundreds of thousands of rows.
@@ -44,10 +44,10 @@ def find_contradicting(rows: Sequence[Row], groups: Sequence[Group]) -> Reasons:
 def find_bridging(
     rows: Sequence[Row], groups: Sequence[Group], previous: PreviousDataset | None
 ) -> Reasons:
-    """Find new photos that belong to photos on different sides of the split.
+    """Find new photos in groups whose known photos are in different splits.
 
-    A photo that was edited is new, but stands on the side of the photo before. `rows`
-    have the splits they had; the `groups` must share a split.
+    An edited photo is new, but has the split of the photo that it replaces. `rows` have
+    the splits they had; photos of a group must share one.
     """
     reasons: Reasons = {}
     if previous is None:
@@ -72,10 +72,10 @@ def _side(row: Row) -> str:
 
 
 def leave_out_copies(rows: list[Row], source: Source, groups: Sequence[Group]) -> None:
-    """Skip photos of a group that is given for a later split as well, in place.
+    """Skip, in place, photos whose group is also given for a later split.
 
-    A copy among the training photos of what is tested would make the figures too good,
-    so the test photo stays, then the validation photo.
+    A copy of a test photo among the training photos would make the accuracy too high.
+    So test photos stay, or else validation photos.
     """
     if not source.given:
         return
@@ -177,10 +177,10 @@ def assign_splits(
 ) -> None:
     """Give every photo its group and its split, in place.
 
-    All photos of a group that are new get one split: that of the photos that have one
-    already, or else one that fills the shares. So no group is divided, unless photos
-    with a split were known on several sides before. `rows` have the splits they had or
-    were given; `shares` is {"validation": share, "test": share}, 0..1.
+    All new photos of a group get one split: that of the photos that have one already,
+    or else one that fills the shares. So no group is divided, unless its known photos
+    were in several splits before. `rows` have the splits they had or were given;
+    `shares` is {"validation": share, "test": share}, 0..1.
     """
     together = groups.together(rows)
     group_of = _name_groups(rows, together)

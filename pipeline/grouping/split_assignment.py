@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.records.manifest import SPLITS
 
 DEFAULT_SHARES = {"validation": 0.1, "test": 0.1}
-# Below this many photos a class, a split of a tenth rounds to nothing.
+# With fewer photos per class, a tenth of them is less than one photo.
 SMALL_CLASS = 10
 _TRAIN, _VALIDATION, _TEST = SPLITS
 
@@ -29,15 +29,15 @@ def by_shares(
     known: Mapping[str, str] | None = None,
     salt: str = "split",
 ) -> dict[str, str]:
-    """Split class by class the groups that have no split.
+    """Split the groups that have no split yet, class by class.
 
     Groups of several classes, and those larger than what a split should have of their
-    class, come first, the largest before the others: each goes where, for its classes,
-    it leaves the most room. Then, within a class, groups are ranked by a salted hash of
+    class, come first, the largest before the others: each goes where it leaves the most
+    room for its classes. Then, within a class, groups are ranked by a salted hash of
     their name and fill the share of test, then of validation; the rest is for training.
-    A class of groups that are not so large comes within one group of its shares. A
-    class of three or more groups has at least one in each split, unless groups of
-    several classes make that impossible.
+    A class without such large groups meets its shares within one group. A class of
+    three or more groups has at least one in each split, unless groups of several
+    classes make that impossible.
 
     The shares are {"validation": share, "test": share} of a class's photos, 0..1.
     `known` is {name of a group: split} for the groups that have one; the result is the
@@ -58,7 +58,7 @@ def by_shares(
 
 
 class _SplitQuotas:
-    """Photos that each class should have, and has, while groups are placed in turn."""
+    """Photos that each class should have and has in each split, while these fill."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class _SplitQuotas:
         return split
 
     def _needed(self, labels: Sequence[int]) -> set[str]:
-        """Return splits that a class stays without unless it gets its last groups."""
+        """Return splits that need one of the last groups of a class, or stay empty."""
         needed: set[str] = set()
         for label in {*labels}:
             counts, targets = self._counts[label], self._targets[label]
@@ -198,12 +198,13 @@ def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
             lines.append(f"warning: class {name}: no photo for {' and '.join(lacking)}")
         elif total < SMALL_CLASS:
             lines.append(
-                f"warning: class {name}: {total} photos only, {splits['test']} of them "
-                "to test on; consider python -m pipeline.split --folds=5"
+                f"warning: class {name}: only {total} photos, {splits['test']} of them "
+                "in the test split; consider python -m pipeline.split --folds=5"
             )
         if name in ("none", "unsure"):
             lines.append(
-                f"warning: class {name}: model.predict --sort_into names a folder of "
-                f"photos without a class so; --layout=none={name} leaves it out"
+                f"warning: class {name}: in model.predict --sort_into, the folder of "
+                f"this name is for photos without a class; --layout=none={name} leaves "
+                "it out"
             )
     return lines

@@ -1,7 +1,7 @@
 """Decode the files of a source to rows of the manifest and records, in workers.
 
-A worker hands back rows. It writes the records to a part file of its own in the staging
-folder; they are joined later, in the order of the manifest.
+A worker returns rows, and writes the records to a part file of its own in the staging
+folder. The part files are joined later, in the order of the manifest.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """Options that are the same for all files; see encode_for_record."""
+    """Options of decoding, the same for all files; see encode_for_record."""
 
     root: Path  # source folder
     directory: Path | None = None  # data set, whose records may stay
@@ -54,7 +54,7 @@ class DecodeOptions:
     refuse_animated: bool = False
 
 
-# Videos and archives lie among photos; none of them is read into memory.
+# Folders of photos also hold videos and archives, which are not read into memory.
 _MAX_FILE_BYTES = 512 << 20
 
 
@@ -92,12 +92,12 @@ def crashed(task: Task) -> Row:
 
 
 def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
-    """Return a digest of each photo, equal for photos of the same pixels alone."""
+    """Return a digest of each photo; only photos with the same pixels share one."""
     digests = []
     for photo in photos:
         try:
             digests.append(photo_pixels.digest(read(root, photo)))
-        except ImageError:  # it was changed a moment ago
+        except ImageError:  # the file has changed since it was decoded
             digests.append(no_digest(photo))
     return digests
 
@@ -200,7 +200,7 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
         ) as file:
             size = file.seek(0, os.SEEK_END) if length is None else length
             if size > _MAX_FILE_BYTES:
-                message = f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
+                message = f"larger than {_MAX_FILE_BYTES >> 20} MB, so not a photo"
                 raise ImageError(Code.TOO_MANY_BYTES, message)
             file.seek(offset)
             return file.read(size)
@@ -253,7 +253,7 @@ def decode(
     """Decode every file whose record cannot stay; return a row for each, in order.
 
     Records of the previous data set may stay if it had the same `settings`, which
-    decide records and hashes. Files and offsets are those of part files or of the
+    determine records and hashes. A row names a part file, or a record file of the
     previous data set; only rows of the latter have group and split.
     """
     rows: list[Row] = []
@@ -267,7 +267,7 @@ def decode(
 
 
 def _shared(task: Task, row: Row | None) -> Row:
-    """Return the row of a task, without texts or rows that are in memory already."""
+    """Return the row of a task, sharing texts and rows that are in memory already."""
     photo = task.photo
     if row is not None:
         return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
@@ -282,7 +282,7 @@ def _tasks(
     """Yield one task a file, in the order of the paths."""
     reusable, outdated = set[str](), set[str]()
     if previous is not None:
-        # Class names decide the labels in records, settings all else and the hashes.
+        # Class names determine the labels in records, `settings` the rest.
         info = previous.manifest.info
         same_settings = settings.items() <= ({"white_level": 0} | info.settings).items()
         if same_settings and info.class_names == source.class_names:

@@ -6,8 +6,8 @@
 
 Each element is a block of files. A worker decodes it in processes that may crash, into
 a folder of its own. Then it writes the results to the staging folder, in files named
-after the block. So the results do not depend on which worker did what, nor on what was
-done twice.
+after the block. So the results do not depend on which worker does a block, or on
+whether a block is done twice.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Beam(decode_files.Runner):
     block_files = 512
 
     def __init__(self, name: str, options: Sequence[str]) -> None:
-        """Import Beam, or raise DataError if it is not there or refuses the options.
+        """Import Beam, or raise DataError if it is missing or refuses the options.
 
         The name is that of a runner, such as DirectRunner. Options are flags of Beam,
         such as "--direct_num_workers=2".

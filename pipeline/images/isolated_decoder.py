@@ -5,9 +5,9 @@ makes of it. A file that crashes its process or takes too long is refused, and a
 process replaces that one. Predictions and the server decode this way; multiprocessing
 would start TensorFlow in each process.
 
-A request to a process is a file. Its answer is {"error": sentence, "kind": a Code of
-manifest_row}, or the fields of record_image.RecordImage. If those come without bytes,
-the record's image is the file itself.
+A request to a process is a file. The answer is {"error": sentence, "kind": a Code of
+manifest_row}, or the fields of record_image.RecordImage. If no bytes follow, the
+record's image is the file itself.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from pipeline.images import file_headers, opencv, record_image
 from pipeline.records.manifest_row import Code, ImageError
 from pipeline.system import sandbox, standard_error
 
-# Memory for libraries and what they keep. And for each pixel, in the worst case: 16
-# bits and 4 channels, twice, and what is made of them.
+# Memory for libraries and their caches, and for each pixel in the worst case: two
+# copies of 4 channels of 16 bits, and the results.
 _LIBRARY_BYTES = 1 << 30
 _BYTES_PER_PIXEL = 32
 
@@ -55,7 +55,7 @@ class Decoders:
     ) -> None:
         """Start nothing yet: a process starts when it is needed.
 
-        One file may take `timeout_s`, without the start of a process, and have
+        A file may take `timeout_s` (not counting the start of a process) and have
         `max_pixels`. Pixels equal those of a conversion with the same settings.
         """
         self._timeout_s = timeout_s
@@ -98,7 +98,7 @@ class Decoders:
     def decode(self, data: bytes) -> record_image.RecordImage:
         """Decode a whole image file, or raise ImageError.
 
-        sandbox.NotStarted says that there is no process for it, or too little memory.
+        sandbox.NotStarted means that no process starts, or that memory is too small.
         """
         try:
             answer, encoded = self._ask(data, 1)
@@ -119,7 +119,7 @@ class Decoders:
         )
 
     def _ask(self, data: bytes, num_taken: int) -> tuple[sandbox.Header, memoryview]:
-        """Let one process decode, while `num_taken` are taken from other threads."""
+        """Let one process decode, while `num_taken` are kept from other threads."""
         limit = f"{self._timeout_s:g} s to decode"
         with refusals(limit), self._taken(num_taken) as (child, *_):
             child.send(self._settings, data, timeout_s=self._timeout_s)

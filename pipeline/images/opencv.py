@@ -22,7 +22,7 @@ from pipeline.records.manifest_row import Code, ImageError  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95  # of records
-WHITE = 65_535  # number of 16 bits that is white unless another one is stated
+WHITE = 65_535  # 16-bit value that is white unless another one is stated
 _PAGE_QUALITY = 80
 _STRIP_ROWS = 64
 # Shares of R, G and B in a pixel's grey. Source: ITU-R BT.601.
@@ -41,7 +41,7 @@ _TURNS = (0, 1, 3, 2, 4, 5, 7, 6)
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """Limit the images of processes started from now on; this one keeps its limit."""
+    """Limit images in processes started from now on; this one keeps its own limit."""
     os.environ[MAX_PIXELS_NAME] = str(max_pixels)
 
 
@@ -72,7 +72,7 @@ def decode_upright(data: bytes, reduction: int = 1) -> tuple[Any, int]:
 def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
     """Decode a JPEG to uint8 [height, width], grey, without turning it upright.
 
-    An eighth of the size in grey takes two thirds of the time of all pixels in colour.
+    At an eighth of the size, this takes two thirds of the time of decoding in full.
     """
     return _decode(data, _REDUCED_FLAGS[reduction][1])
 
@@ -99,8 +99,8 @@ def _decode(data: bytes, flags: int) -> tuple[Any, int]:
 def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
     """Return the error for a file that OpenCV does not decode."""
     kind = file_headers.sniff(data)
-    # OpenCV has one class of errors. That an image exceeds the limit stands only in the
-    # failed condition, which the message quotes.
+    # OpenCV has a single class of errors. Only the failed condition, which its message
+    # quotes, tells that an image exceeds the limit.
     conditions = ("CV_IO_MAX_IMAGE", "validateInputImageSize")
     if any(condition in opencv_message for condition in conditions):
         text = f"{kind} larger than {max_pixels:,} pixels"
@@ -127,7 +127,7 @@ def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def as_bgr(pixels: Any, white: int = WHITE) -> Any:
     """Convert decoded pixels to uint8 BGR, laid over white where transparent.
 
-    `white` is the number of 16 bits that becomes 255.
+    `white` is the 16-bit value that becomes 255.
     """
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
         return pixels

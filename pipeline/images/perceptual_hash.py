@@ -16,16 +16,16 @@ import numpy as np
 SIDE = 8
 # Grey levels below which a frequency counts as absent; its bit is then set.
 _ABSENT = 1e-3
-# Of copies of flower photos that are shrunk, brighter, of JPEG quality 60 and cut off
-# by 1 % on each border, 99 % differ in no more bits; of 634,000 other pairs, two do.
+# Bits in which 99 % of copies differ at most (flower photos, shrunk, brighter, of JPEG
+# quality 60, cropped by 1 % on each side); so do 2 of 634,000 other pairs.
 MAX_BITS = 8
-# Hashes within 6 bits have two of their eight bytes in common; of those with 7 or 8
-# bits between them, hardly one in a hundred has not.
+# Hashes that differ in up to 6 bits have two of their eight bytes in common; of those
+# that differ in 7 or 8 bits, about 99 % do.
 _BYTE_PAIRS = tuple(itertools.combinations(range(SIDE), 2))
 ORIENTATIONS = 8
-# The most hashes with two bytes in common that one hash is compared with.
+# Hashes with two bytes in common that one hash is compared with, at most.
 WINDOW = 32
-# The most close hashes that are kept for one hash.
+# Close hashes that are kept for one hash, at most.
 MAX_CLOSE = 16
 _BLOCK_HASHES = 1 << 14
 _MAX_WAITING_PAIRS = 1 << 20

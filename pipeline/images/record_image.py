@@ -13,13 +13,13 @@ from pipeline.images import file_headers, opencv, perceptual_hash, photo_pixels
 from pipeline.records.manifest_row import Code, ImageError, Reason
 from pipeline.system import standard_error
 
-# Cameras and scanners of 10, 12 and 14 bits store their numbers as they are in 16 bits.
+# Cameras and scanners store values of 10, 12 and 14 bits unscaled in 16 bits.
 _MOST_UNCERTAIN_BITS = 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordImage:
-    """An image as a record holds it, and what manifest_row.Row says of it.
+    """An image as a record holds it, with the facts that manifest_row.Row states.
 
     It is "copied" when `encoded` is the source, byte for byte.
     """
@@ -50,16 +50,16 @@ def encode_for_record(
     PNG stays PNG, the rest becomes JPEG of quality 95.
 
     Args:
-        data: the whole file; an ImageError says why it is no such image.
+        data: the whole file; ImageError if it is refused or does not decode.
         resize_min: longest short side that a record may have, in pixels; 0: no limit.
-        white_level: number that is white in 16-bit pictures, 1 to 65535; 0: 65535.
-            Pictures that cannot be meant so are refused: they use at most 14 bits, or
-            most of their numbers are above a stated white.
+        white_level: 16-bit value that is white, 1 to 65535; 0: 65535. Pictures that it
+            does not fit are refused: with 0, those that use at most 14 bits; otherwise
+            those in which most values are above it.
         refuse_animated: refuse an animation instead of using its first frame.
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")
-    standard_error.take_line()  # about an earlier file, which did not decode
+    standard_error.take_line()  # drops a message about an earlier file
     kind, jpeg = file_headers.sniff(data), file_headers.JpegHeader.read(data)
     frames = 1 if jpeg else photo_pixels.count_frames(data)
     if refuse_animated and frames > 1:
@@ -141,7 +141,7 @@ def _check_white(kind: str, pixels: Any, white_level: int) -> None:
     if white_level and np.mean(colours > white_level) > 0.5:
         raise ImageError(
             Code.UNSUPPORTED_PIXELS,
-            f"{kind} whose 16-bit numbers are mostly above {white_level}, which was "
+            f"{kind} whose 16-bit values are mostly above {white_level}, which was "
             "stated as white (--white_level)",
         )
     bits = int(colours.max()).bit_length()
@@ -156,7 +156,7 @@ def _check_white(kind: str, pixels: Any, white_level: int) -> None:
 def _differences(
     pixels: Any, jpeg: file_headers.JpegHeader | None, kind: str, frames: int
 ) -> list[Reason]:
-    """List how a file differs from a plain photo, and what is done about it."""
+    """List how a file differs from a plain photo, and how it is converted."""
     reasons = []
     if jpeg is None:
         reasons.append(Reason(Code.NOT_JPEG, f"{kind} source"))

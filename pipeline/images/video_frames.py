@@ -1,11 +1,11 @@
 """Decode frames of videos at regular times, in a child process that may crash or hang.
 
 Input: paths of videos. Output: upright frames with their times, shrunk as conversion
-shrinks photos. Decoding is ahead of the caller by a fixed number of frames, so memory
-does not grow with the length of a video.
+shrinks photos. Decoding runs ahead of the caller by at most a fixed number of frames,
+so memory does not grow with the length of a video.
 
-A request to the child names a video. Each answer is a frame, with its time and shape,
-or the last one: {"error": sentence, "kind": a Code of manifest_row}, or {}.
+A request to the child names a video. Each answer is a frame with its time and shape.
+The last answer is {"error": sentence, "kind": a Code of manifest_row}, or {}.
 """
 
 import collections
@@ -40,14 +40,14 @@ _OPTIONS = (
     "format_whitelist;mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 )
 _MAX_PIXELS = 1 << 26  # of a frame; 8K has half of that
-# For decoded frames that a codec keeps: 16 of 10 bits, in several threads.
+# Memory for the frames that a codec keeps: 16 frames of 10 bits, in several threads.
 _BYTES_PER_PIXEL, _LIBRARY_BYTES = 64, 1 << 30
 _MAX_THREADS = 16
 _TIMEOUT_S = 60  # for each frame of the file, whether it is used or not
 _FRAMES_AHEAD = 64  # 1.4 MB each
 _ROUNDING_S = 1e-6
-_JUMP_FRAMES = 17  # OpenCV jumps to a key frame that lies so many frames before
-_MIN_SHARE, _MISSING_S = 0.95, 1  # of the time that a header states
+_JUMP_FRAMES = 17  # OpenCV seeks a key frame that lies at least this far before
+_MIN_SHARE, _MISSING_S = 0.95, 1  # share of the stated time to read; s it may lack
 
 
 def find(names: Sequence[str], *, in_folders: bool) -> list[str]:
@@ -66,9 +66,9 @@ class Frame(NamedTuple):
 
 
 class VideoFrames:
-    """Frames of videos at multiples of a time: the first frame at or after each.
+    """Frames of videos at regular times: the first frame at or after each time.
 
-    A frame that is the first after several times, as where the rate varies, comes once.
+    A frame that is the first after several times comes once.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class VideoFrames:
         every_s: float,
         resize_min: int = file_headers.RESIZE_MIN,
     ) -> None:
-        """Start to decode; frames have a short side of `resize_min` pixels, 0: any."""
+        """Start decoding, at most `resize_min` pixels for the short side; 0: any."""
         self.videos = videos
         self._settings: dict[str, Any] = {"every_s": every_s, "resize_min": resize_min}
         self._child = sandbox.Child(
@@ -115,7 +115,7 @@ class VideoFrames:
             yield Frame(video, problem=ImageError(Code.OUT_OF_MEMORY, text))
 
     def resized(self, resize_min: int) -> "VideoFrames":
-        """Return the same frames with another short side; begin again if it differs."""
+        """Return the same frames with this short side; start again if it differs."""
         if resize_min == self._settings["resize_min"]:
             return self
         self.close()
@@ -150,8 +150,8 @@ def _frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield times in seconds, and frames in RGB that OpenCV has turned upright.
 
-    A second reader decodes key frames alone. Where one lies between two frames that are
-    asked for, those in between need not be decoded.
+    A second reader decodes only key frames. The frames before a key frame need not be
+    decoded if none of them is to be shown.
     """
     try:
         file = open(video, "rb", opener=decode_files.open_regular)  # noqa: SIM115
@@ -173,7 +173,7 @@ def _frames(
             reader.jump(next_s)
             is_last = next_s > reader.stated_s - 1 / reader.rate
             if reader.time_s > next_s + _ROUNDING_S and not is_last:
-                # The frame rate varies, or the file is cut off.
+                # The frame rate varies, or the file is cut off: read on without jumps.
                 source = reader = _Reader(file.fileno())
                 may_jump = False
         while source.time_s < next_s - _ROUNDING_S:
@@ -186,7 +186,7 @@ def _frames(
         last_s = source.time_s
         yield last_s, shown
         next_s = (math.floor((last_s + _ROUNDING_S) / every_s) + 1) * every_s
-    # A header may count the seconds of the sound, or of a last frame that stays.
+    # The stated duration may include longer sound, or a last frame that is held.
     least_s = min(_MIN_SHARE * reader.stated_s, reader.stated_s - _MISSING_S)
     is_cut = next_s < reader.stated_s and reader.last_s < least_s and not reader.is_full
     if last_s < 0 or is_cut:
@@ -195,14 +195,14 @@ def _frames(
 
 
 class _Reader:
-    """A video that is read to its end, frame by frame; all of them, or key frames."""
+    """A video that is read frame by frame: all frames, or key frames only."""
 
-    def __init__(self, descriptor: int, without: str = "none") -> None:
+    def __init__(self, descriptor: int, discard: str = "none") -> None:
         """Open a file, or raise ImageError.
 
-        FFmpeg gets no name of a file, which it could take for an address or a pattern.
+        FFmpeg gets no file name, which it could mistake for an address or a pattern.
         """
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_OPTIONS}|avdiscard;{without}"
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_OPTIONS}|avdiscard;{discard}"
         threads = min(command_line.available_cpus(), _MAX_THREADS)
         self._capture = cv2.VideoCapture(
             f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
@@ -242,7 +242,7 @@ class _Reader:
     def frame(self, resize_min: int) -> np.ndarray:
         """Return the frame in RGB, with square pixels, shrunk as photos are.
 
-        Averages whole blocks of pixels first: any other area takes ten times as long.
+        Whole blocks of pixels are averaged first: other areas take ten times as long.
         """
         done, pixels = self._capture.retrieve()
         if not done:

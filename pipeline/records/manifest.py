@@ -86,7 +86,7 @@ class DatasetInfo:
 
     class_names: tuple[str, ...]  # label i is class_names[i]
     ignored: dict[str, int]  # {kind: number} of hidden and system files without a row
-    seed: int  # which ranked the photos for the split
+    seed: int  # of the random order from which the split was made
     shares: dict[str, float]  # {"validation": share, "test": share} aimed at, 0..1
     settings: dict[str, Any]  # of the conversion, which decide the rows
     versions: dict[str, str]  # {name of a tool: its version when it wrote the data set}
@@ -99,7 +99,7 @@ class Manifest:
     info: DatasetInfo
     rows: tuple[Row, ...]  # one per source file, in the order of their paths
     directory: Path  # of manifest and records
-    format_version: int = FORMAT_VERSION  # that it was read from
+    format_version: int = FORMAT_VERSION  # of the files it was read from
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ class Manifest:
 
     @functools.cached_property
     def records_digest(self) -> str:
-        """SHA-256 over the records and their settings; a new split keeps it."""
+        """SHA-256 over records and their settings; a new split does not change it."""
         digest = hashlib.sha256()
         for row in self.included():
             record = f"{row.sha256} {row.file} {row.offset} {row.length}\n"
@@ -195,7 +195,7 @@ class Manifest:
 
 
 def read(directory: Path) -> Manifest:
-    """Read and check a manifest; what is wrong with it is a DataError."""
+    """Read and check a manifest, or raise DataError."""
     head = _read_head(directory)
     values = {field.name: head[field.name] for field in dataclasses.fields(DatasetInfo)}
     values["class_names"] = tuple(values["class_names"])

@@ -23,7 +23,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class Code(enum.StrEnum):
-    """What manifest.jsonl says of a file; tfrecords/README.md explains each code."""
+    """What manifest.jsonl says about a file; tfrecords/README.md explains each code."""
 
     # The file cannot become a record.
     UNREADABLE = "unreadable"
@@ -72,7 +72,7 @@ class Reason(NamedTuple):
 
 
 class ImageError(ValueError):
-    """A file cannot become a record's image; the message says why, as `kind` does."""
+    """A file cannot become a record's image; the message and `kind` say why."""
 
     def __init__(self, kind: Code, message: str) -> None:
         super().__init__(kind, message)  # both, so that it can be pickled
@@ -102,7 +102,7 @@ class Row:
     codes: tuple[str, ...] = ()
     reason: str = ""  # the codes as an English phrase; "" if copied
     group: str = ""  # SHA-256 that names the group, whose photos share a split
-    split: str = ""  # "train", "validation" or "test"; "" if no split knows it
+    split: str = ""  # "train", "validation" or "test"; "" if it is in none of them
     fold: int | None = None  # 0-based; None unless the split was made by folds
     # Record file, relative to the manifest, or a part in the staging folder during a
     # conversion; "" if skipped.
@@ -123,8 +123,8 @@ class Row:
     def skipped(self, code: Code, reason: str) -> "Row":
         """Return the row of the same file without a record.
 
-        Hashes, group and split stay, so that a photo that comes back is recognised. So
-        does the code of the user's correction.
+        Hashes, group and split stay, so that the photo is recognised if it returns. The
+        code of the user's correction stays, too.
         """
         corrected = {Code.LEFT_OUT_BY_CORRECTION}.intersection(self.codes) - {code}
         nothing: dict[str, Any] = {"format": "", "file": ""}
@@ -172,8 +172,8 @@ def to_line(row: Row, leave_out: tuple[str, ...] = ()) -> str:
 def from_line(line: str) -> Row:
     """Parse a line of manifest.jsonl.
 
-    A missing or unknown key is a TypeError, any other damage a ValueError or, of deep
-    brackets, a RecursionError.
+    A missing or unknown key is a TypeError, any other damage a ValueError or, if
+    brackets are nested deeply, a RecursionError.
     """
     values = json.loads(line)
     if not isinstance(values, dict):

@@ -1,7 +1,7 @@
 """Look up what a new conversion keeps of the data set that it updates.
 
-No photo changes its split, whatever it is called now, and its record stays if nothing
-about it has changed.
+A photo keeps its split, even under another name, and its record if nothing about it has
+changed.
 """
 
 import bisect
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Code, Row
 
-# Number of the way in which photos become pixels, among the versions of a manifest.
+# Version of the decoding of photos, one of the versions that a manifest states.
 DECODER = "2"
 
 
 def outdated_rows(dataset: Manifest) -> list[Row]:
     """Return rows whose pixels an earlier version of Graft may have got wrong.
 
-    Those of JPEG, whose reasons name no source, and of WebP were right.
+    JPEG files, whose reasons name no source, and WebP files were decoded correctly.
     """
     if dataset.info.versions.get("decoder") == DECODER:
         return []
@@ -77,7 +77,7 @@ class PreviousDataset:
     def change(self, row: Row) -> str:
         """Return "new", "known", "with another class", "changed" or "gone".
 
-        "" stands for what is no photo, or was none.
+        "" stands for a file that has and had no record.
         """
         before = self.row_at(row.path)
         was_included = before is not None and before.is_included

@@ -1,4 +1,4 @@
-"""Let all files of a conversion appear in the output folder together, or none.
+"""Put all files of a conversion into the output folder at once, or none.
 
 They are staged in `OUT/.partial`. Once the marker file `COMMIT` is there, they only
 need renaming. `finish` does that, also after a crash; readers refuse a folder where it
@@ -17,7 +17,7 @@ from pipeline.system.errors import DataError
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
 _MANIFEST = "manifest.json*"
-# Of a surrogate, only those that stand for a byte can be in a name.
+# Of the surrogates, only those that stand for a byte can be in a name.
 _NAMES = re.compile("manifest[.]jsonl?|[^/\0\ud800-\udc7f\udd00-\udfff]+[.]tfrecord")
 
 
@@ -76,8 +76,8 @@ def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
 def finish(directory: Path) -> None:
     """Complete a commit that was interrupted, if there was one.
 
-    The staging folder may come from a stranger. Nothing outside `directory` changes,
-    and what `commit` does not write is a DataError.
+    The staging folder may come from somebody else. Nothing outside `directory` changes,
+    and files that `commit` does not write are a DataError.
     """
     partial = directory / PARTIAL_NAME
     marker = partial / COMMIT_NAME
@@ -89,8 +89,8 @@ def finish(directory: Path) -> None:
         file_system.refuse_link(path)
         if not path.is_file() or (path != marker and not _NAMES.fullmatch(path.name)):
             raise DataError(
-                f"{path}: expected records and manifests alone, since nothing else is "
-                f"put there. Remove {partial} and convert the photos again"
+                f"{path}: is not a file that conversion puts there. Expected records "
+                f"and manifests only. Remove {partial} and convert the photos again"
             )
     for name in _read_marker(marker):
         (directory / name).unlink(missing_ok=True)

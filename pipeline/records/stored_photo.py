@@ -105,7 +105,7 @@ def parse_features(serialized: bytes, where: str) -> Any:
 
 
 def parse(serialized: bytes, where: str) -> Record:
-    """Decode one record, of which each feature is there once, or raise DataError.
+    """Decode a record, which has one value of each feature, or raise DataError.
 
     Messages begin with `where`.
     """
@@ -164,7 +164,7 @@ class StoredPhotos:
         record = self.record(row)
         if record.sha256 != row.sha256 or label not in (None, record.label):
             raise DataError(
-                f"{self._place(row)}: label or SHA-256 differ from the manifest. "
+                f"{self._place(row)}: label or SHA-256 differs from the manifest. "
                 "Convert the photos again"
             )
         return record.encoded

@@ -1,1 +1,1 @@
-"""Photos on a page: enlarge them, and say which class they are of, for a CSV file."""
+"""HTML pages of photos: enlarge them, review their labels, and save these as CSV."""

@@ -1,7 +1,7 @@
-"""Let a person say on a page whether photos are labelled rightly, and save that as CSV.
+"""Let a person review the labels of photos on an HTML page, and save them as CSV.
 
-The page needs no server and no other file. Its templates get `assets` and import
-`page_end` from photo_page.html, whose script does the rest.
+The page is one file and needs no server. Its template gets `assets` and imports the
+macro `page_end` of photo_page.html, whose script adds the buttons.
 """
 
 import base64
@@ -28,7 +28,7 @@ _Photo = TypeVar("_Photo")
 
 
 class PhotoReview:
-    """The photos of one page that a person answers for, each once."""
+    """Photos on one page whose labels a person reviews; each photo is listed once."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class PhotoReview:
         command: str,
         file_name: str = CORRECTIONS,
     ) -> None:
-        """Start without photos.
+        """Start a review without photos; `mark` adds them.
 
-        The browser keeps the answers under a digest of `key`, which stands for the data
-        set. `command` is the command line to run with the saved file, `file_name`,
-        which is CORRECTIONS, or LABELS for photos without a label.
+        The browser stores the answers under a digest of `key`, which identifies the
+        data set. `command` is what to run with the saved file, `file_name`, which is
+        CORRECTIONS, or LABELS if the photos have no label yet.
         """
         self.data: dict[str, Any] = {
             "key": hashlib.sha256(repr((file_name, key)).encode()).hexdigest(),
@@ -56,9 +56,9 @@ class PhotoReview:
     def mark(
         self, path: str, *, label: str = "", sha256: str = "", suggested: str = ""
     ) -> markupsafe.Markup:
-        """Return the attributes of an element that shows a photo of the source.
+        """Add a photo; return the HTML attributes of the element that shows it.
 
-        The script adds the buttons to it. A page may show a photo several times.
+        The script adds the buttons to that element. A page may show a photo repeatedly.
         """
         photos = self.data["photos"]
         number = self._numbers.setdefault(path, len(photos))
@@ -69,38 +69,39 @@ class PhotoReview:
 
 
 def conversion_command(folder: str) -> str:
-    """Return the command that corrects labels of the photos or records of a folder."""
+    """Return the command that applies corrections to a folder of photos or records."""
     source = shlex.quote(folder)
     if Path(folder, manifest.HEAD_NAME).exists():
-        # Links are those of one fold, whose photos are converted elsewhere.
+        # The folder of a fold links to records that were converted elsewhere.
         is_fold = any(path.is_symlink() for path in Path(folder).glob("*.tfrecord"))
         source = "SRC" if is_fold else f"SRC --out={source}"
     return f"python -m pipeline.convert {source} --corrections={CORRECTIONS}"
 
 
-def pictures(
+def thumbnail_urls(
     encoded: Callable[[_Photo], bytes], photos: Iterable[_Photo], side: int
 ) -> list[str]:
-    """Return photos as data URLs that fit a square; "" for one that does not decode.
+    """Return thumbnails as data URLs; "" for a photo that does not decode.
 
-    The function `encoded` returns a JPEG or PNG of a photo, upright.
+    `encoded` returns an upright JPEG or PNG of a photo. Thumbnails fit a square of
+    `side` pixels.
     """
 
-    def picture(photo: _Photo) -> str:
+    def thumbnail_url(photo: _Photo) -> str:
         try:
             return html_templates.jpeg_url(opencv.thumbnail_jpeg(encoded(photo), side))
         except (ImageError, DataError, OSError):
             return ""
 
     with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
-        return list(pool.map(picture, photos))
+        return list(pool.map(thumbnail_url, photos))
 
 
 def assets(*own_files: Path) -> dict[str, markupsafe.Markup]:
-    """Return `style`, `script` and `script_hash` of a page with photos.
+    """Return `style`, `script` and `script_hash` for the template of a photo page.
 
-    Those of `own_files`, .css and .js, follow. The browser runs that script and no
-    other. Source: Content Security Policy Level 3, section 6.7.2 (inline scripts).
+    The page's own .css and .js files follow the shared ones. By the hash, the browser
+    runs this script only. Source: Content Security Policy Level 3, section 6.7.2.
     """
     files = [TEMPLATES / "photo_page.css", TEMPLATES / "photo_page.js", *own_files]
     texts = {".css": "", ".js": ""}

@@ -21,14 +21,14 @@ from pipeline.sources import folder_layout, photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
-# Files and folders that systems leave behind; nobody means them as photos.
+# Files and folders that operating systems create; never photos.
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 
 
 def list_folders(root: Path, layout: str = "") -> photo_source.Source:
     """List a folder of class folders, or of split folders; `layout` is --layout.
 
-    Folders that are no classes, or can be read in two ways, are a DataError.
+    Raises DataError for folders that are not classes, or can be read in two ways.
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     files, links = _walk(root, ignored)
@@ -94,7 +94,7 @@ def _walk(
 
 
 def keep(name: str, ignored: dict[str, int]) -> bool:
-    """Return whether users mean a file or folder as data; count it if not."""
+    """Return whether a file or folder is data; count it as ignored if not."""
     if name.startswith("."):
         ignored["hidden"] += 1
     elif name.lower() in _SYSTEM_NAMES:

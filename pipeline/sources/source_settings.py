@@ -24,9 +24,9 @@ max_pixels = functools.partial(
 white_level = functools.partial(
     _decoding,
     0,
-    "Number that is white in pictures of 16 bits, such as 4095 in X-rays of 12 bits; "
-    "larger numbers are white, too. 0 means 65535, and skips pictures that use at most "
-    "14 of their 16 bits, whose white is unknown.",
+    "Value that is white in 16-bit pictures, such as 4095 in 12-bit X-rays; larger "
+    "values are white, too. 0 means 65535, and skips pictures that use at most 14 of "
+    "their 16 bits, because their white is unknown.",
     lower=0,
     upper=65_535,
 )

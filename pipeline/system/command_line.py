@@ -1,6 +1,6 @@
 """Run a command: exit codes, one-line errors, results on stdout, progress on stderr.
 
-Exit codes: 0 for success; 1 for a bug, with its traceback; 2 for what the user can mend
+Exit codes: 0 for success; 1 for a bug, with its traceback; 2 for what the user can fix
 (flags, data, weights, a run), with one line on stderr; 128 + signal when stopped.
 """
 
@@ -36,7 +36,7 @@ _UNSHOWN = re.compile(
 class Stopped(SystemExit):
     """Ctrl-C or SIGTERM has stopped the command; unwinding leaves nothing half-written.
 
-    It is `in_order` where `graceful` allows it, rather than at any moment.
+    `in_order` means that it was raised where `graceful` allows it, not at any moment.
     """
 
     def __init__(self, signal_number: int, *, in_order: bool = False) -> None:
@@ -49,7 +49,7 @@ _ESCAPED = "graft_escaped"  # Python's name of the error handler below
 
 
 def _escape(error: Any) -> tuple[str | bytes, int]:
-    r"""Return what cannot be encoded as escapes; \xff for a byte that is not UTF-8."""
+    r"""Escape what cannot be encoded; a byte that is not UTF-8 becomes "\xff"."""
     text = error.object[error.start : error.end].encode("ascii", "backslashreplace")
     return text.decode().replace(r"\udc", r"\x"), error.end
 
@@ -68,8 +68,8 @@ def run(
 
     `main` is a function of {name: value}, the flags and arguments that the user typed;
     the docstring of its module is the head of the help. `kinds` are dataclasses with
-    these as fields. Unknown flags, which may be another program's, get the name
-    `passes_on`; "" refuses them.
+    these as fields. Unknown flags, which may be another program's, are passed to `main`
+    under the name `passes_on`; "" refuses them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -94,7 +94,7 @@ def run(
         sys.exit(128 + signal.SIGPIPE)
     except _system_errors() as error:
         _fail(_describe(error))
-    except (Stopped, Exception) as error:  # an error is what C++ code made of Stopped
+    except (Stopped, Exception) as error:  # C++ code turns Stopped into another error
         stop = error.signal if isinstance(error, Stopped) else _last_signal
         if not stop:
             raise
@@ -122,7 +122,7 @@ def read_words(
 ) -> dict[str, Any] | str:
     """Return {name: value} of a command line, or the help that it asks for.
 
-    `words` lack the program, `doc` is the head of the help; the rest is as in `run`.
+    `words` follow the program's name, and `doc` is the head of the help; see `run`.
     """
     arguments = config_flags.arguments_of(*kinds)
     settings = config_flags.settings_of(*kinds)
@@ -185,7 +185,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _system_errors() -> tuple[type[Exception], ...]:
-    """Return what the machine's limits raise, and TensorFlow if it is imported."""
+    """Return the errors of the machine's limits, and TensorFlow's if it is imported."""
     # An import that was interrupted leaves a module without its names.
     errors = getattr(sys.modules.get("tensorflow"), "errors", None)
     return (OSError, MemoryError, *([errors.OpError] if errors else []))
@@ -243,7 +243,7 @@ def available_cpus() -> int:
 
 
 def log(text: str) -> None:
-    """Write lines of a log to stderr, so that stdout has only results."""
+    """Write a message to stderr, so that stdout has only results."""
     sys.stderr.write(shown(text) + "\n")
 
 

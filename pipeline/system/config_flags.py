@@ -21,7 +21,7 @@ _KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
 _MAX_NAMES = 20  # in a suggestion
-_LIMIT = 1 << 63  # of whole numbers: libraries take no larger ones
+_LIMIT = 1 << 63  # whole numbers from here on are too large for libraries
 # Names that people try -> settings that they may mean.
 _SYNONYMS = {
     "lr": ("learning_rate",),
@@ -170,7 +170,7 @@ def check(config: "DataclassInstance") -> None:
 
 
 def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Return a dataclass made of those values that it has, or raise UsageError."""
+    """Build a dataclass from the values of its fields alone, or raise UsageError."""
     try:
         return kind(**_select(kind, values))
     except ValueError as error:
@@ -199,7 +199,7 @@ def _select(
 def suggestion(name: str, known: Collection[str]) -> str:
     """Return the known names, and which of them is meant if one resembles `name`.
 
-    Of many names, such as a network's layers, the first and the last are listed.
+    If there are many, such as a network's layers, only the first and last are listed.
     """
     close = difflib.get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
@@ -215,8 +215,8 @@ def parse(
     """Divide a command line into flags and arguments, in whatever order they stand.
 
     A bool is set by --name, --noname or --name=false, any other setting by --name=value
-    or --name value. The results are {name: value} of the known flags, unknown flags as
-    they stand, and arguments.
+    or --name value. The results are {name: value} of the known flags, the unknown flags
+    unchanged, and the arguments.
     """
     values: dict[str, Any] = {}
     unknown, arguments, waiting = list[str](), list[str](), list(words)
@@ -259,7 +259,7 @@ def meant(word: str, settings: Mapping[str, Setting], cutoff: float = 0.6) -> st
 
 
 def unknown_flag(word: str, settings: Mapping[str, Setting]) -> str:
-    """Return what to say of a flag that a command does not have."""
+    """Return the message for a flag that a command does not have."""
     name = meant(word, settings)
     hint = f"Did you mean --{name}?" if name else "--helpfull lists all flags."
     return f"{word}: no such flag. {hint}"
@@ -270,7 +270,7 @@ def assign(
 ) -> dict[str, Any]:
     """Return {name of an argument: word, or words of one that may be repeated}.
 
-    If words are missing, optional arguments go without. Messages show the example.
+    If there are too few words, optional arguments get none. Messages show `example`.
     """
     names = list(arguments)
     if len(words) < len(names):

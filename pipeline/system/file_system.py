@@ -22,7 +22,7 @@ from typing import cast
 from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
-MAX_TEXT_BYTES = 256 << 20  # of a file that is read whole
+MAX_TEXT_BYTES = 256 << 20  # of a text file that is read whole
 _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 30
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 # Name of a temporary file: the name it will have, machine and process, and a suffix.
@@ -73,9 +73,9 @@ def _fail(error: OSError) -> None:
 
 
 def regular(path: Path, max_bytes: int = 0) -> Path:
-    """Return a path to read; DataError for a pipe or device, or more than `max_bytes`.
+    """Return the path of a regular file of at most `max_bytes`, or raise DataError.
 
-    With 0 a file may have any size.
+    With 0, the file may have any size.
     """
     if not path.is_file() and path.exists():
         raise DataError(f"{path}: is a folder, a pipe or a device. Expected a file")
@@ -99,7 +99,7 @@ def refuse_lfs_pointer(path: Path | BucketPath) -> None:
 
 
 def refuse_link(path: Path | BucketPath) -> None:
-    """Raise DataError if what is written at a path would be elsewhere as well."""
+    """Raise DataError if writing at a path would also change a file elsewhere."""
     if isinstance(path, BucketPath) or not os.path.lexists(path):
         return
     facts = path.lstat()
@@ -128,7 +128,7 @@ def make_inside(root: Path, *names: str) -> Path:
 
 @contextlib.contextmanager
 def made(folder: Path | BucketPath) -> Iterator[None]:
-    """Create a folder, with those above; at the end remove again what stayed empty."""
+    """Create a folder and its parents; at the end remove those that are still empty."""
     created: list[Path] = []
     if not isinstance(folder, BucketPath):
         created += (path for path in (folder, *folder.parents) if not path.exists())
@@ -171,7 +171,7 @@ def prepare_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(parent: str | Path = "") -> Iterator[Path]:
-    """Provide a temporary folder, by default where the system has them."""
+    """Provide a temporary folder, by default in that of the system."""
     place = Path(parent or tempfile.gettempdir())
     prepare_folder(place)
     suffix = _temporary(Path("graft"), ".partial").name
@@ -207,7 +207,7 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        # A file that was open already, or the temporary name, means nothing to users.
+        # Users know `path`, but not the temporary name.
         if error.filename is None or str(error.filename) == str(partial):
             error.filename, error.filename2 = str(path), None
         raise

@@ -27,5 +27,5 @@ def load_template(
 
 
 def jpeg_url(jpeg: bytes) -> str:
-    """Return the URL by which a page holds a JPEG file in itself."""
+    """Return a data URL, which puts a JPEG file into a page."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

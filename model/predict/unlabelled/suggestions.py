@@ -156,7 +156,7 @@ class Pool:
             file_name=photo_review.LABELS,
         )
         with standard_error.silenced():
-            photos = photo_review.pictures(self._encoded, suggested, _SIDE_PX)
+            photos = photo_review.thumbnail_urls(self._encoded, suggested, _SIDE_PX)
         template = html_templates.load_template(_TEMPLATE, photo_review.TEMPLATES)
         return template.render(
             **photo_review.assets(),

@@ -1,10 +1,10 @@
 "use strict";
-// Pictures of a page, their enlargement, and the answers about its photos.
+// Show the photos of a page, enlarge them, and keep the labels that a person gives them.
 const photoPage = (() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const made = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text ?? "" });
 
-  // Each picture's bytes are in the page once, and are decoded when it comes near.
+  // The page holds the bytes of each photo once, and decodes them shortly before it is visible.
   const pictures = read("page-photos");
   const show = (image) => {
     const source = pictures[image.dataset.photo];
@@ -51,7 +51,7 @@ const photoPage = (() => {
   }
   let current = null;
 
-  // The browser may forbid to store anything.
+  // The browser may refuse to store anything.
   const stored = () => {
     try { return new Map(JSON.parse(localStorage.getItem(`graft ${review.key}`) ?? "[]")); } catch { return new Map(); }
   };
@@ -93,7 +93,7 @@ const photoPage = (() => {
     select.value = chosen;
     select.classList.toggle("chosen", chosen !== "");
   };
-  // Thousands of lists of hundreds of classes are too many: each is filled when used.
+  // Filling thousands of lists with hundreds of classes takes long: each is filled on first use.
   const fill = (event) => {
     const select = event.target.closest?.(".answers select");
     if (!select || select.options.length > review.classes.length) return;
@@ -158,7 +158,7 @@ const photoPage = (() => {
     if (key === "Enter") {
       const image = target.matches("img[data-photo]") ? target : target.matches("[data-review]") && target.querySelector("img[data-photo]");
       if (!image) return;
-      event.preventDefault(); // or the key presses the button that gets the focus
+      event.preventDefault(); // otherwise the key also presses the button that gets the focus
       enlarge(image);
       return;
     }
@@ -216,7 +216,7 @@ const photoPage = (() => {
     document.getElementById("review-next").hidden = !rows.length;
   });
 
-  // A table that goes on beyond the edge of the screen says so.
+  // A hint says that a table continues beyond the edge of the screen.
   const edges = (box) => {
     const left = box.scrollLeft > 1;
     const right = box.scrollLeft + box.clientWidth < box.scrollWidth - 1;

@@ -96,7 +96,7 @@ def _pairs_of_json(path: Path, text: str) -> list[tuple[int, str]]:
 
 
 def _in_order(path: Path, pairs: list[tuple[int, str]]) -> Names:
-    """Return names by their numbers, which must be 0, 1, 2, ... or 1, 2, 3, ..."""
+    """Order names by their numbers, which must be 0, 1, 2, ... or 1, 2, 3, ..."""
     pairs = sorted(pairs)
     first = int(pairs[0][0] == 1)
     for expected, (number, name) in enumerate(pairs, start=first):
@@ -168,8 +168,8 @@ def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
     for label in places:
         if _number(label) is None:
             raise DataError(
-                f"{places[label]}: label {label[:80]!r} is not a number of a "
-                "class. Expected a path, a space and a number from 0"
+                f"{places[label]}: label {label[:80]!r} is not a number. Expected a "
+                "path, a space and the number of a class, from 0"
             )
     if not folder_of:
         raise DataError(

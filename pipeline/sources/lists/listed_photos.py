@@ -32,8 +32,8 @@ class Entry(NamedTuple):
 def parse_lists(names: str) -> list[tuple[str, str]]:
     """Read the value of --lists: `a.txt,b.txt` or `train=a.txt,test=b.txt`.
 
-    Without `train=` and the like, a word of the file's name gives the split. A single
-    file without such a word gives none, ""; one of several is a ValueError.
+    Without `train=` and the like, a word of the file's name gives the split. Without
+    such a word, a single file gives no split, ""; one of several is a ValueError.
     """
     list_files = []
     items = [name.strip() for name in names.split(",") if name.strip()]
@@ -124,7 +124,7 @@ def list_photos(
 def find_files(root: Path, entries: Sequence[Entry]) -> list[Entry]:
     """Return entries with the paths of files in `root`, sorted, and each photo once.
 
-    Guesses are logged. A path that means no file, or several, stays as it is.
+    Guesses are logged. A path that matches no file, or several, is left unchanged.
     """
     adds_endings = not any(photo_source.ENDING.search(e.path) for e in entries)
     find = _file_finder(root, adds_endings=adds_endings)
@@ -168,7 +168,7 @@ def _inside(roots: Sequence[str], entry: Entry, text: str) -> str:
 
 
 def _refuse_root(root: Path, listed: Sequence[Entry]) -> None:
-    """Refuse a folder without any listed photo; name one near by that has the first."""
+    """Refuse a folder without any listed photo; suggest one nearby with the first."""
     path = listed[0].path.replace("\\", "/")
     is_local = not file_system.is_remote(str(root))
     near = [root / "..", *sorted(root.iterdir())] if is_local else []
@@ -213,10 +213,10 @@ def _folder_of_labels(entries: Iterable[Entry]) -> dict[str, str]:
 
 
 def _file_finder(root: Path, *, adds_endings: bool) -> Callable[[str], str]:
-    """Return a function that finds the one file that a path means; "" if no file does.
+    """Return a function that finds the one file that a path means, or returns "".
 
-    Its names may differ in case, and in the encoding of their letters. With
-    `adds_endings`, "cat1" means "cat1.jpg", too.
+    Names may differ in case, and in the encoding of their letters. With `adds_endings`,
+    "cat1" also means "cat1.jpg".
     """
 
     @functools.cache

@@ -18,7 +18,7 @@ _ENCODINGS = {
     b"\xff\xfe": "UTF-16-LE",
     b"\xfe\xff": "UTF-16-BE",
 }
-# What may separate columns, and a first line by which Excel learns it.
+# What may separate columns, and a first line that tells it to Excel.
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _DELIMITER_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
 
@@ -64,7 +64,7 @@ def _decode(data: bytes, path: Path) -> tuple[str, str]:
         return data.decode(encoding), ""
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-    # Text in Windows-1252 hardly ever has a letter of UTF-8.
+    # Text in Windows-1252 hardly ever contains a letter that is valid UTF-8.
     escaped = data.decode("utf-8", "surrogateescape")
     if mark or re.search("[^\0-\x7f\udc80-\udcff]", escaped):
         raise DataError(
@@ -86,7 +86,7 @@ def _decode(data: bytes, path: Path) -> tuple[str, str]:
 def read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return line number and {title: field} of the rows of a CSV file.
 
-    It has the columns `needed`, once each; other columns are allowed.
+    Each of the columns `needed` must be there once; others are allowed.
     """
     (_, titles), *rows = split_rows(path, read(path))
     for name in needed:
@@ -99,9 +99,9 @@ def read_table(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, s
 def split_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Return line number and fields of the rows of a CSV file with these lines.
 
-    Its columns are separated by the mark of which its first row, the header, has most,
-    or the one in Excel's first line, such as "sep=;". Spaces around fields are removed,
-    and blank rows left out.
+    The delimiter is the most frequent one in the header, the first row, or the one in
+    Excel's first line, such as "sep=;". Spaces around fields and blank rows are
+    removed.
     """
     match = _DELIMITER_LINE.fullmatch(lines[0]) if lines else None
     start = 1 if match else 0

@@ -187,7 +187,7 @@ def test_a_record_that_is_not_the_manifests_is_refused(copy, field):
     wrong = {"sha256": "0" * 64, "class_name": copy.class_names[-1]}
     rows[0] = dataclasses.replace(rows[0], **{field: wrong[field]})
     images = images_of(copy, rows=rows)
-    with pytest.raises(DataError, match="differ from the manifest"):
+    with pytest.raises(DataError, match="differs from the manifest"):
         collect(images.run(np.arange(len(rows)), central(images)))
 
 

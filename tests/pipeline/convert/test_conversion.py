@@ -67,7 +67,7 @@ def test_every_file_is_accounted_for(photos, tmp_path):
     assert reasons == {
         "red/empty.jpg": "empty file",
         "red/pipe.jpg": "not a regular file",
-        "red/video.mp4": "larger than 512 MB, no photo",
+        "red/video.mp4": "larger than 512 MB, so not a photo",
         "stray.jpg": "not in a class folder",
     }
     assert summary.manifest.tally.files()["total"] == 36 + 7

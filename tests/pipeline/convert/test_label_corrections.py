@@ -179,7 +179,8 @@ def test_a_class_that_is_renamed_or_gone(scenes, tmp_path, out):
     assert (row.class_name, row.corrected_from) == ("bees", "formicae")
     assert rows["bees/1.jpg"].class_name == "bees"
     assert line(summary, "corrections that") == (
-        "corrections that no longer fit: 1 (bees/1.jpg: class wasps is gone)"
+        "corrections that no longer fit: 1 "
+        "(bees/1.jpg: class wasps is not in the source)"
     )
 
 
@@ -233,9 +234,9 @@ def test_what_no_longer_fits_is_counted_on_a_line(scenes, tmp_path, out):
     summary = conversions.convert(scenes, out, corrections=corrections)
     assert line(summary, "corrections") == (
         "corrections that no longer fit: 4 ("
-        "ants/3.jpg: not in the source, or another photo now; "
-        "ants/gone.jpg: not in the source, or another photo now; "
-        "ants/also gone.jpg: not in the source, or another photo now; "
+        "ants/3.jpg: not in the source, or replaced by another photo; "
+        "ants/gone.jpg: not in the source, or replaced by another photo; "
+        "ants/also gone.jpg: not in the source, or replaced by another photo; "
         "stray.jpg: in no class of the source)"
     )
     assert line(summary, "corrected labels: 1 (ants/5.jpg)")

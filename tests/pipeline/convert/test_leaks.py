@@ -272,7 +272,7 @@ class TestGroupBy:
         before = conversions.convert(patients, out).manifest
         done = conversions.command(patients, out, r"--group_by=p\d+")
         assert done.returncode == 0
-        assert "known photos on several sides of the split" in done.stdout
+        assert "known photos in several splits" in done.stdout
         assert splits(manifest.read(out)) == splits(before)
         split.resplit(split.Config(data=str(out), seed=1))
         check_no_leak(manifest.read(out))
@@ -293,7 +293,7 @@ class TestLaterConversions:
             assert train in reason
             assert test in reason
         assert splits(found) == splits(before)
-        assert any("both sides of the split: 2 (" in line for line in summary.findings)
+        assert any("in several splits: 2 (" in line for line in summary.findings)
         assert not conversions.convert(scenes, out, group_by="/(x)").changed
 
     def test_a_photo_between_two_folds_is_left_out(self, scenes, tmp_path):
@@ -425,8 +425,7 @@ class TestLaterConversions:
         assert all(row.phash for row in found.rows)
         assert found.records_digest == old.records_digest
         assert any(
-            "known photos on several sides of the split" in line
-            for line in summary.findings
+            "known photos in several splits" in line for line in summary.findings
         )
         split.resplit(split.Config(data=str(out), seed=1))
         check_no_leak(manifest.read(out))

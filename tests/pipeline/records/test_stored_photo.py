@@ -95,7 +95,7 @@ def test_threads_share_a_reader(found):
 def test_another_photo_than_the_rows_is_an_error(found):
     photos = stored_photo.StoredPhotos(found.directory)
     row = dataclasses.replace(found.included()[0], sha256="0" * 64)
-    with pytest.raises(DataError, match=rf"{row.file} .*{row.path}.*differ from"):
+    with pytest.raises(DataError, match=rf"{row.file} .*{row.path}.*differs from"):
         photos.image(row)
 
 

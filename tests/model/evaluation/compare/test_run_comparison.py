@@ -102,7 +102,7 @@ def test_labels_are_those_of_today_and_groups_of_seen_photos_are_left_out(
     head = (after.directory / manifest.HEAD_NAME).read_bytes()
     dataclasses.replace(after, rows=rows).stage(after.directory)
     try:
-        with pytest.raises(DataError, match="label or SHA-256 differ"):
+        with pytest.raises(DataError, match="label or SHA-256 differs"):
             compare(old, new)  # the record still has the old label
         rows = tuple(row if row is not corrected else tested[0] for row in rows)
         dataclasses.replace(after, rows=rows).stage(after.directory)
