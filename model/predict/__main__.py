@@ -30,8 +30,14 @@ def main(typed: dict[str, Any]) -> None:
     # Only now, so that wrong flags are refused at once.
     from pipeline.images import video_frames
 
-    names = () if config.suggest else config.photos
-    videos = video_frames.find(names, in_folders=bool(config.every))
+    named = video_frames.find(config.photos, in_folders=False)
+    for flag, most in (("suggest", 0), ("sort_into", len(config.photos) - 1)):
+        if getattr(config, flag) and len(named) > most:
+            raise DataError(
+                f"--{flag}: {named[0]} is a video. Expected photos or folders of "
+                "photos. Leave it out, or save frames of it as photos first."
+            )
+    videos = video_frames.find(config.photos, in_folders=bool(config.every))
     if config.spans and not videos:
         raise DataError(
             f"--spans: {', '.join(config.photos)}: no video found. Expected a video, "

@@ -92,7 +92,8 @@ def predict(
         first = ": ".join(next(iter(others.items())))
         texts.append(f"{len(others):,} not a photo, the first: {first}")
     if num_videos := len(video_frames.find(list(others), in_folders=False)):
-        texts.append(f"{num_videos:,} of these videos, which --every=1s classifies")
+        why = "--suggest leaves out" if pool else "--every=1s classifies"
+        texts.append(f"{num_videos:,} of these videos, which {why}")
     if texts:
         command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
     if frames and videos:

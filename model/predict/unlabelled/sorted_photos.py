@@ -25,6 +25,8 @@ _LONGEST_NAME = 255  # bytes of a file's name
 def by_labels(config: Config) -> None:
     """Sort the photos that the CSV file of --sort_by lists by their labels there."""
     root, path = Path(config.photos[0]), Path(config.sort_by)
+    if not root.is_dir():
+        raise DataError(f"--sort_by: {root} is no folder. Expected that of the photos")
     entries = [*photo_csv.read(path, "")]
     if not entries:
         raise DataError(f"{path}: no photos listed")

@@ -116,7 +116,10 @@ class Pool:
         for what, number in self._left_out.items():
             command_line.note(f"left out: {number:,} photos, {what}")
         if not self._kept:
-            raise DataError("there are no photos without a label to suggest")
+            raise DataError(
+                "--suggest: there are no photos without a label. Expected readable "
+                "photos that the records of the run do not hold"
+            )
         uncertainties, vectors, predictions = zip(*self._kept, strict=True)
         chosen = choose(
             np.array(uncertainties), np.stack(vectors), self._config.suggest

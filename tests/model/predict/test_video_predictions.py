@@ -86,6 +86,30 @@ def test_spans_without_a_video_are_refused(shared_run, tmp_path, capsys):
         run(capsys, shared_run, str(tmp_path), spans=True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "others"),
+    [
+        ({"suggest": 2}, 0),
+        ({"suggest": 2}, 1),
+        ({"sort_into": "sorted"}, 0),
+        ({"sort_into": "sorted", "every": "1s"}, 0),
+    ],
+)
+def test_a_video_where_only_photos_count_is_refused(flags, others, shared_run, capsys):
+    message = r"^--(suggest|sort_into): a\.mp4 is a video\. Expected photos or folders"
+    with pytest.raises(DataError, match=message):
+        run(capsys, shared_run, *["photos"] * others, "a.mp4", **flags)
+
+
+def test_videos_in_folders_are_said_to_be_left_out_of_suggestions(
+    shared_run, tmp_path, capsys
+):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match="there are no photos"):
+        run(capsys, shared_run, str(tmp_path), suggest=2)
+    assert "1 of these videos, which --suggest leaves out\n" in capsys.readouterr().err
+
+
 def test_a_damaged_video_is_an_error_after_the_others(
     clip, shared_run, tmp_path, capsys
 ):

@@ -201,3 +201,7 @@ class TestByLabels:
         with pytest.raises(DataError, match=message):
             self.sort(new, labels)
         assert not (new.parent / "flowers").exists()
+
+    def test_a_photo_in_place_of_their_folder_is_refused(self, new):
+        with pytest.raises(DataError, match=r"--sort_by: .*a\.jpg is no folder"):
+            self.sort(new / "a.jpg", "path,label\na.jpg,roses\n")
