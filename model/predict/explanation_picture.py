@@ -24,9 +24,7 @@ class Pictures:
     def __init__(
         self, folder: Path, explainer: classifier.Explainer, spec: InputSpec
     ) -> None:
-        """Make the folder; raise DataError if it is a file."""
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"--explain={folder}: is a file. Expected a folder.")
+        """Make the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer

@@ -71,6 +71,7 @@ class Config:
         "Folder for one picture per photo, which shows where the network looked and "
         "the most similar training photos.",
         value="FOLDER",
+        is_output=True,
     )
     suggest: int = _answers(
         0,
@@ -83,6 +84,7 @@ class Config:
         "suggestions",
         "Folder for suggestions.csv and suggestions.html of --suggest.",
         value="FOLDER",
+        is_output=True,
         basic=False,
     )
     sort_into: str = _answers(
@@ -90,6 +92,7 @@ class Config:
         "Folder into whose class folders the photos are copied; those without a "
         "class get into `unsure` and `none`. Nothing is moved or replaced.",
         value="FOLDER",
+        is_output=True,
     )
     sort_as: str = _answers(
         "copies",

@@ -44,6 +44,7 @@ class Config:
         "Folder for photos that visitors give another class; by default nothing is "
         "stored.",
         value="FOLDER",
+        is_output=True,
         group="Predictions",
     )
     top: int = predict_settings.top()

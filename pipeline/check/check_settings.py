@@ -17,7 +17,9 @@ class Config:
     source: str = config_flags.argument(
         "FOLDER", "Folder of photos, as for pipeline.convert, or of converted records."
     )
-    out: str = _output("check", "Folder for check.json and check.html.", value="FOLDER")
+    out: str = _output(
+        "check", "Folder for check.json and check.html.", value="FOLDER", is_output=True
+    )
     strict: bool = _output(
         False,
         "Ends with exit code 2 for any finding, not only for those that would corrupt "

@@ -182,8 +182,6 @@ def _dataset_info(
 
 
 def _check_output(directory: Path, source: Source) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: is a file. Expected a folder to write into")
     if source.kind not in ("lists", "CSV"):  # these name their photos
         photo_source.check_outside(directory, source.root)
     names = {path.name for path in directory.iterdir()} if directory.exists() else set()

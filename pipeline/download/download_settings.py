@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from pathlib import Path
 
 from pipeline.system import config_flags
 
@@ -64,6 +65,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
+        config_flags.check_folder("FOLDER", Path(self.target))
         if bool(self.urls) == bool(self.name):
             raise ValueError(
                 "expected a data set and a folder, such as paper-flowers flowers/, or "

@@ -36,8 +36,6 @@ FLOWERS = Archive(
 
 def files_below(folder: Path) -> set[str]:
     """Return the paths of files below a folder, except hidden files and folders."""
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file. Expected a folder to fill")
     files = (path for path in folder.rglob("*") if path.is_file())
     names = (path.relative_to(folder).as_posix() for path in files)
     return {name for name in names if "/." not in f"/{name}"}

@@ -30,13 +30,6 @@ class Explainer:
         raise self.error
 
 
-def test_a_file_instead_of_the_folder_is_refused(tmp_path):
-    path = tmp_path / "why"
-    path.touch()
-    with pytest.raises(DataError, match=r"--explain=.*why: is a file"):
-        explanation_picture.Pictures(path, None, SPEC)
-
-
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_training_photo_that_cannot_be_read_is_grey(tmp_path, found, capsys, name):
     pictures = explanation_picture.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)

@@ -157,10 +157,3 @@ def test_a_folder_with_other_files_is_left_alone(server, tmp_path, name):
         flower_archive.download_archive(archive, tmp_path)
     assert files.folder_content(tmp_path) == {name: b"mine"}
     assert server.requests == []
-
-
-def test_a_file_cannot_be_the_folder(server, tmp_path):
-    (tmp_path / "file").write_text("x")
-    archive = make_archive(server, photos_tar())
-    with pytest.raises(DataError, match="is a file"):
-        flower_archive.download_archive(archive, tmp_path / "file")
