@@ -16,8 +16,12 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 import hypothesis
 import pytest
 
+from model.evaluation import strangers
+from model.loop.inputs import near_copies
 from model.networks import registry
-from model.training import settings, train_run
+from model.runs import pictures
+from model.training import settings, staged_training, train_run
+from model.training.repeats import out_of_fold
 from model.weights import naming_conventions
 from pipeline.records import manifest
 from tests.support import conversions, drawn_photos, http_server, networks
@@ -83,6 +87,25 @@ def tiny_config(tiny, shared_records, tmp_path):
         precision="float32",
         views=1,
     )
+
+
+@pytest.fixture
+def only_trained(monkeypatch):
+    """Leave out what a training does besides: half of the time of a small one.
+
+    For tests of weights and figures; pictures, doubts, near copies and strangers have
+    trainings of their own.
+    """
+
+    def draw_nothing(_, path):
+        path.write_bytes(b"")
+
+    network = staged_training.StagedTraining
+    monkeypatch.setattr(network, "draw_first_batch", draw_nothing)
+    monkeypatch.setattr(pictures, "draw_curves", draw_nothing)
+    monkeypatch.setattr(out_of_fold, "write_doubts", lambda network: None)
+    monkeypatch.setattr(near_copies, "search", lambda *arguments: {})
+    monkeypatch.setattr(strangers, "write", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

@@ -44,16 +44,17 @@ def final_kernel(run_dir):
 def test_folds_test_each_photo_once(tiny_config, found, tmp_path, capsys):
     records = tmp_path / "records"
     shutil.copytree(found.directory, records)
-    config = dataclasses.replace(tiny_config, folds=3, data=str(records))
-    with stopped_trainings.at_batch(8):  # in the second fold
+    config = dataclasses.replace(tiny_config, folds=2, data=str(records))
+    with stopped_trainings.at_batch(6):  # in the second fold
         repeated_runs.repeat(config)
     directory = Path(config.run_dir)
+    assert [path.name for path in directory.glob("fold-*")] == ["fold-0"]
     # Folds have records of their own, which a new split or conversion leaves alone.
     split.resplit(split.Config(data=str(records), seed=7))
     repeated_runs.resume(directory)
     assert content(directory)["manifest_digest"] == found.digest
     tested = []
-    for fold in range(3):
+    for fold in range(2):
         run_dir = directory / f"fold-{fold}"
         with np.load(run_dir / "evaluation" / "test.npz") as examples:
             photos = examples["sha256"].tolist()
@@ -81,8 +82,25 @@ def test_folds_test_each_photo_once(tiny_config, found, tmp_path, capsys):
     evaluate.evaluate(evaluation_settings.Config(run_dir=str(run_dir), report=False))
 
 
-def test_seeds_are_runs_of_their_own(tiny_config):
-    directory = repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2, seed=5))
+@pytest.mark.usefixtures("only_trained")
+def test_seeds_are_runs_of_their_own(tiny_config, monkeypatch, capsys):
+    """Also if they were killed in front of the first snapshot, and resumed."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training_session.TrainingSession, "run", kill)
+        repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2, seed=5))
+    directory = Path(tiny_config.run_dir)
+    assert not (directory / "seed-5" / run_folder.CHECKPOINTS).exists()
+    capsys.readouterr()
+    repeated_runs.resume(directory)
+    # It is not called complete.
+    assert "no snapshot exists yet" in capsys.readouterr().err
     summary = content(directory)
     assert set(summary["accuracy"]) == {"seed-5", "seed-6"}
     assert "all_photos" not in summary
@@ -99,26 +117,7 @@ def test_seeds_are_runs_of_their_own(tiny_config):
         repeated_runs.resume(directory)
 
 
-def test_a_run_that_was_killed_before_its_first_snapshot_is_not_called_complete(
-    tiny_config, monkeypatch, capsys
-):
-    class Killed(BaseException):
-        pass
-
-    def kill(_):
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training_session.TrainingSession, "run", kill)
-        repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2))
-    directory = Path(tiny_config.run_dir)
-    assert not (directory / "seed-0" / run_folder.CHECKPOINTS).exists()
-    capsys.readouterr()
-    repeated_runs.resume(directory)
-    assert "no snapshot exists yet" in capsys.readouterr().err
-    assert set(content(directory)["accuracy"]) == {"seed-0", "seed-1"}
-
-
+@pytest.mark.usefixtures("only_trained")
 def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
     """Although it has a best epoch and no snapshots, as those that have ended."""
     validate = training_loop.StepwiseTraining.validate
@@ -185,6 +184,7 @@ def test_runs_that_cannot_begin_leave_nothing(tiny_config, change, error):
     assert list(directory.parent.iterdir()) == []
 
 
+@pytest.mark.usefixtures("only_trained")
 @pytest.mark.parametrize("name", ["photos.json", "ledger.json"])
 def test_a_run_without_a_model_leaves_nothing_if_the_disk_is_full(
     tiny_config, monkeypatch, name
@@ -202,6 +202,7 @@ def test_a_run_without_a_model_leaves_nothing_if_the_disk_is_full(
     assert not Path(tiny_config.run_dir).exists()
 
 
+@pytest.mark.usefixtures("only_trained")
 def test_the_progress_of_a_resumed_stage_ends_at_100_percent(tiny_config, capsys):
     """Training ends within an epoch, and was stopped within one."""
     config = dataclasses.replace(tiny_config, steps=8, snapshot_steps=1)
@@ -211,6 +212,7 @@ def test_the_progress_of_a_resumed_stage_ends_at_100_percent(tiny_config, capsys
     assert re.findall(r"train: +(\d+)%", capsys.readouterr().err)[-1] == "100"
 
 
+@pytest.mark.usefixtures("only_trained")
 def test_the_progress_of_a_stage_that_stops_early_ends_at_100_percent(
     tiny_config, capsys
 ):
@@ -243,6 +245,7 @@ def keeping(config, run_dir):
     )
 
 
+@pytest.mark.usefixtures("only_trained")
 def test_a_pooling_head_trains_and_is_kept(tiny_config, capsys):
     position = {"features": "pool2", "pooling": "statistics"}
     pooled = dataclasses.replace(tiny_config, **position, learning_rate=0)
@@ -391,6 +394,7 @@ def test_the_summary_of_folds_by_hand():
     assert text.splitlines()[-1].startswith("each of 14 photos")
 
 
+@pytest.mark.usefixtures("only_trained")
 class TestSeveralNetworks:
     @pytest.fixture
     def configs(self, tiny_config, tmp_path):
@@ -445,7 +449,7 @@ class TestSeveralNetworks:
     def test_folds_validate_each_photo_but_those_of_the_test_split(
         self, configs, found
     ):
-        directory, figures = repeated_runs.choose_network(*configs(16, folds=3))
+        directory, figures = repeated_runs.choose_network(*configs(16, folds=2))
         held = len(found.included("test"))
         assert held and figures["num_examples"] == len(found.included()) - held
         best = finished_run.read(str(directory))

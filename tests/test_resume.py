@@ -97,6 +97,7 @@ def test_a_training_killed_anywhere_resumes_to_the_same_bytes(config, undisturbe
         shutil.rmtree(directory)
 
 
+@pytest.mark.usefixtures("only_trained")
 def test_a_solved_head_and_deeper_layers_after_it_resume_to_the_same_bytes(config):
     """The head sees scaled features in both stages, with finite gradients."""
     deeper = {"stage": "deeper", "train_from": "fc3", "epochs": 1, "dropout": 0.0}
@@ -124,12 +125,12 @@ def test_a_solved_head_and_deeper_layers_after_it_resume_to_the_same_bytes(confi
     # The second stage begins with what was solved, and makes one small step.
     assert last["validation_loss"] == pytest.approx(best, rel=0.5)
     shutil.rmtree(directory)
-    for batch in (2, len(solved) + 1):
-        with stopped_trainings.at_batch(batch):
-            train_run.train(config)
+    with stopped_trainings.at_batch(2):  # while the head is solved
+        train_run.train(config)
+    with stopped_trainings.at_batch(len(solved)):  # in front of the deeper layers
         train_run.resume(directory)
-        assert outcome(directory) == expected, batch
-        shutil.rmtree(directory)
+    train_run.resume(directory)
+    assert outcome(directory) == expected
 
 
 def test_a_resumed_head_stays_on_its_layers(config):
@@ -216,6 +217,7 @@ def test_a_comparison_with_scratch_trains_both_on_the_same_batches(
     assert (directory.parent / "latest").resolve() == directory
 
 
+@pytest.mark.usefixtures("only_trained")
 def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path, capsys):
     """The second stage moves nothing, so that it ends where it started."""
     still = {"stage": "still", "epochs": 1, "learning_rate": 1e-30}
