@@ -74,7 +74,7 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         command_line.note("--sort_into copies photos; frames of videos are not copied")
     pool = suggestions.Pool(config, photo_classifier) if config.suggest else None
     count, unreadable = 0, []
-    last = []  # spans, which text shows after the frames
+    spans = []  # text shows them after the frames
     for prediction in predicting.predict(config, photo_classifier, frames, pool):
         count += not prediction.num_frames
         if prediction.problem:
@@ -85,8 +85,8 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         if prediction.time_s is None or bool(prediction.num_frames) == config.spans:
             _write(text, raw=raw)
         elif config.format == "text" and not config.spans:
-            last.append(text)
-    _write("".join(["spans of the same answer:\n"] * bool(last) + last), raw=raw)
+            spans.append(text)
+    _write("".join(["spans of the same answer:\n"] * bool(spans) + spans), raw=raw)
     if pool:
         count += pool.num_photos
         _write("".join(map(format_prediction, pool.suggest())), raw=raw)

@@ -21,7 +21,7 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A network with all that turns its logits into predictions.
+    """A network, with what turns its logits into predictions.
 
     Photos are decoded with `resize_min` and `white_level`, as training photos were.
     """
@@ -37,7 +37,7 @@ class Classifier:
     white_level: int = 0
 
     def describe(self) -> str:
-        """Return name, number of classes, test accuracy and missing scores."""
+        """Return lines: name, classes or test accuracy, and missing stranger scores."""
         if self.run is not None:
             line = run_evaluation.describe(self.run)
             if self.stranger_scorer is None:
@@ -52,7 +52,7 @@ class Classifier:
     def predict_step(self) -> Callable[[Any], tuple[np.ndarray, np.ndarray | None]]:
         """Return a function from images, as the model takes them, to predictions.
 
-        These are logits, and stranger scores [num_photos] if the run has a scorer.
+        Predictions are logits and stranger scores [num_photos]; None without a scorer.
         """
         scorer = self.stranger_scorer
         if scorer is None or self.run is None:
@@ -128,7 +128,7 @@ class Explainer:
     def __init__(self, classifier: Classifier, data: str = "") -> None:
         """Prepare, and log what cannot be explained; DataError if nothing can be.
 
-        Computes the features of the training photos if none are cached. `data` is the
+        Features of training photos are computed if they are not cached. `data` is the
         folder of the run's records if they were moved.
         """
         self.index: similar_photos.SimilarityIndex | None = None
@@ -166,8 +166,8 @@ class Explainer:
         """Classify photos and explain the most probable class of each.
 
         Images are uint8 [batch, size_px, size_px, 3], RGB, 0..255; each gets at most
-        `num_similar` photos. Returns the logits, float32 [batch, num_classes], and the
-        stranger scores, if the run has a scorer, as Classifier.predict_step does.
+        `num_similar` photos. Returns logits, float32 [batch, num_classes], stranger
+        scores as Classifier.predict_step does, and the explanations.
         """
         outputs = [np.asarray(array) for array in self._step(np.float32(images))]
         overlays: list[np.ndarray | None] = [None] * len(images)

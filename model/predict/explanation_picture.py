@@ -39,7 +39,7 @@ class Pictures:
         pixels: np.ndarray,
         explanation: classifier.Explanation,
     ) -> Prediction:
-        """Draw the picture of a prediction; return that with both and similar photos.
+        """Draw a picture; return the prediction with its picture and similar photos.
 
         `pixels` are the photo as the network sees it. A training photo whose record is
         damaged or missing is grey, and is logged once.
@@ -69,5 +69,5 @@ class Pictures:
             if row.path not in self._unreadable:
                 self._unreadable.add(row.path)
                 problem = f"{row.file} ({row.path}): {error}"
-                command_line.note(f"a training photo is grey in pictures: {problem}")
+                command_line.note(f"an unreadable training photo is grey: {problem}")
             return self._grey

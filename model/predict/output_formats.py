@@ -49,7 +49,7 @@ class Prediction:
 
     @property
     def is_stranger(self) -> bool:
-        """Return whether the photo is unlike the training photos: perhaps no class."""
+        """Return whether the photo is unlike the training photos of all classes."""
         return strangers.is_stranger(self.stranger_score)
 
 
@@ -181,13 +181,13 @@ def _number(value: float | None) -> str:
 
 
 def _numbered(
-    name: str, figure: str, pairs: Sequence[tuple[str, float]], count: int
+    name: str, value_name: str, pairs: Sequence[tuple[str, float]], count: int
 ) -> dict[str, str]:
-    """Return names and figures as the cells of `count` pairs of columns."""
+    """Return names and numbers as the cells of `count` pairs of columns."""
     cells: dict[str, str] = {}
     for n in range(count):
         text, value = pairs[n] if n < len(pairs) else ("", None)
-        cells |= {f"{name}_{n + 1}": text, f"{figure}_{n + 1}": _number(value)}
+        cells |= {f"{name}_{n + 1}": text, f"{value_name}_{n + 1}": _number(value)}
     return cells
 
 

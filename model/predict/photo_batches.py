@@ -39,7 +39,7 @@ class PhotoBatch:
     def of(
         cls, photos: Iterable[str], results: Sequence[_Result], spec: InputSpec
     ) -> Self:
-        """Return a batch of photos from the pixels of each, or the problem with it."""
+        """Make a batch from the pixels of each photo, or the problem with it."""
         views = [r for r in results if not isinstance(r, ImageError)]
         shape = (-1, spec.size_px, spec.size_px, 3)
         return cls(

@@ -1,4 +1,4 @@
-"""Define the settings of model.predict, and those of its answers that serve shares."""
+"""Define the settings of model.predict, some of which model.serve has, too."""
 
 import dataclasses
 import functools
@@ -13,12 +13,12 @@ _answers = functools.partial(_setting, group="Predictions")
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
-# Fields of two settings, for model.serve too.
+# Functions that make the fields of settings that model.serve has, too.
 run_dir = functools.partial(
     _input,
     "runs/latest",
-    "Run whose network classifies the photos; runs/latest is the newest, best "
-    "that with the lowest validation loss.",
+    "Run whose network classifies the photos; runs/latest is the newest run, best the "
+    "one with the lowest validation loss on the newest data.",
     value="FOLDER",
 )
 top = functools.partial(
@@ -62,8 +62,8 @@ class Config:
     )
     spans: bool = config_flags.setting(
         False,
-        "Lists spans of a video with the same class in place of its frames; text shows "
-        "both by default.",
+        "Lists spans of a video with the same class in place of its frames; text "
+        "shows both by default.",
         group="Predictions",
     )
     explain: str = _answers(
@@ -89,8 +89,8 @@ class Config:
     )
     sort_into: str = _answers(
         "",
-        "Folder into whose class folders the photos are copied; those without a "
-        "class get into `unsure` and `none`. Nothing is moved or replaced.",
+        "Folder with one folder per class, into which the photos are copied; those "
+        "without a class go to `unsure` and `none`. Nothing is moved or replaced.",
         value="FOLDER",
         is_output=True,
     )
@@ -142,6 +142,6 @@ class Config:
 
     @property
     def every_s(self) -> float:
-        """Seconds from one frame of a video to the next; 0 if the text is no time."""
+        """Seconds from one frame of a video to the next; 0 if --every is not a time."""
         parts = _TIME.fullmatch(self.every or "1s")
         return float(parts[1]) * _SECONDS[parts[2]] if parts else 0.0

@@ -1,4 +1,4 @@
-"""Predict the classes of photos and videos; draw the reasons on request."""
+"""Predict the classes of photos and videos, with pictures that explain them."""
 
 import collections
 import contextlib
@@ -25,12 +25,12 @@ from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 5
 _FRAMES = 16  # of a video that are classified at once
-# What photos without the ending of an image are not.
+# A file without an image's ending that has one of these problems is not a photo.
 _OTHER_FILES = {Code.NOT_AN_IMAGE, Code.EMPTY, Code.TOO_MANY_BYTES}
 
 
 def load_classifier(config: Config) -> classifier.Classifier:
-    """Load the run or the weights that predict."""
+    """Load the run or the weight file that classifies the photos."""
     if not config.ckpt:
         return classifier.load_run(config.run_dir)
     labels = label_files.read(Path(config.labels)) if config.labels else None
@@ -64,17 +64,17 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield one prediction for each photo, in their order, then those for videos.
 
-    A pool gets those for new photos; then only unreadable ones are yielded.
-    Files of folders that are no photos, such as notes.txt, are only counted in the log.
+    If there is a pool, it gets the predictions, and only unreadable photos are yielded.
+    Files in folders that are not photos, such as notes.txt, are counted in the log.
     """
     videos = frozenset(frames.videos if frames else ())
     ignored: collections.Counter[str] = collections.Counter()
     found = photo_files.find(config.photos, ignored, config.explain)
     paths = [path for path in found if path not in videos]
     where = ", ".join(config.photos)
-    nothing = DataError(f"{where}: there are no photos. Expected photos or folders.")
+    no_photos = DataError(f"{where}: there are no photos. Expected photos or folders.")
     if not (paths or videos):
-        raise nothing
+        raise no_photos
     predictor = _Predictor(config, photo_classifier, pool)
     if paths:
         with command_line.progress(len(paths), "photo", "predict") as progress:
@@ -98,9 +98,9 @@ def predict(
         command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
     if frames and videos:
         with contextlib.closing(frames.resized(photo_classifier.resize_min)) as resized:
-            yield from _with_spans(predictor.of_frames(resized))
+            yield from _with_spans(predictor.on_frames(resized))
     elif len(others) == len(paths):
-        raise nothing
+        raise no_photos
 
 
 def _with_spans(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -142,7 +142,7 @@ class _Predictor:
         photo_classifier: classifier.Classifier,
         pool: suggestions.Pool | None,
     ) -> None:
-        self.others: dict[str, str] = {}  # files of folders that are no photos: why
+        self.others: dict[str, str] = {}  # {file in a folder: why it is not a photo}
         self._config, self._classifier, self._pool = config, photo_classifier, pool
         self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
@@ -199,8 +199,8 @@ class _Predictor:
                 )
             yield prediction
 
-    def of_frames(self, frames: Iterable[video_frames.Frame]) -> Iterator[Prediction]:
-        """Yield one prediction for each frame, or for the problem of a video."""
+    def on_frames(self, frames: Iterable[video_frames.Frame]) -> Iterator[Prediction]:
+        """Yield one prediction for each frame, or for the problem with a video."""
         spec = self._classifier.spec
         network_input = photo_batches.NetworkInput(spec)
         for block in process_pool.blocks(frames, _FRAMES):

@@ -40,7 +40,7 @@ def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
     if tensor is not None and features:
         return features, tensor
     raise DataError(
-        f"{run.directory}: the network has no head of this project. Expected a layer "
+        f"{run.directory}: the network has no head that Graft made. Expected a layer "
         f"{head.POOL_LAYER} or {head.FLATTEN_LAYER}."
     )
 

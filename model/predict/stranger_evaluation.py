@@ -52,7 +52,7 @@ def evaluate(config: evaluation_settings.Config) -> dict[str, Any]:
     if num_own := sum(hashlib.sha256(data).hexdigest() in own for data in contents):
         command_line.log(
             f"warning: --strangers={folder}: {num_own} of {len(readable)} photos are "
-            "the run's own, so they are no strangers. Expected other photos."
+            "the run's own, so they are not strangers. Expected other photos."
         )
     scores, probabilities = zip(
         *((p.stranger_score, p.probability) for p in readable), strict=True
@@ -80,19 +80,19 @@ def compare(
 ) -> dict[str, Any]:
     """Compare test photos and strangers by score, and by softmax alone.
 
-    `inside` and `outside` are stranger scores and probabilities of the best class of
-    the photos of each kind. Softmax gets the threshold with as many false alarms.
+    `inside` (test photos) and `outside` are stranger scores, and probabilities of the
+    best class. Softmax gets the threshold with as many false alarms.
     """
     alarms = inside[0] >= strangers.THRESHOLD
-    unsure, of_strangers = 1 - inside[1], 1 - outside[1]
+    unsure, unsure_outside = 1 - inside[1], 1 - outside[1]
     limit = np.append(np.sort(unsure)[::-1], -1)[alarms.sum()]
     compared = (
         ("score", inside[0], outside[0], alarms, outside[0] >= strangers.THRESHOLD),
-        ("softmax", unsure, of_strangers, unsure > limit, of_strangers > limit),
+        ("softmax", unsure, unsure_outside, unsure > limit, unsure_outside > limit),
     )
     figures = {}
-    for name, of_known, of_others, is_alarm, is_found in compared:
-        area, *interval = strangers.auroc(of_known, of_others)
+    for name, known_scores, stranger_scores, is_alarm, is_found in compared:
+        area, *interval = strangers.auroc(known_scores, stranger_scores)
         found = metrics.wilson_interval(is_found.sum(), len(is_found))
         figures[name] = {
             "auroc": area,

@@ -1,7 +1,7 @@
 """Write evaluation/<split>.html: the report, one page that needs no other file.
 
-Names of classes and files come from strangers: the template engine escapes them, in
-the page's text and in its data.
+Names of classes and files may come from somebody else: the template engine escapes
+them, in the page's text and in its data.
 """
 
 import itertools
@@ -67,7 +67,7 @@ def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
 def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     """Return the photos of the page, with thumbnails and heat maps."""
     cards = report_photos.photo_cards(evaluation)
-    # The first card of each photo that has a heat map: many would take long.
+    # The first card of each photo with a heat map; computing more would take long.
     explained: dict[str, report_photos.PhotoCard] = {}
     for card in itertools.chain(*(c[:_MAX_HEAT_MAPS] for c in cards.values())):
         explained.setdefault(card.row.sha256, card)
@@ -155,5 +155,5 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "temperature": report_facts.temperature(figures),
         "training": report_facts.training(run),
         "compared": report_facts.network_comparison(run),
-        "held_out": figures["label_doubts"],
+        "doubts": figures["label_doubts"],
     }

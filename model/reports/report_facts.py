@@ -51,14 +51,14 @@ def _flags(config: "DataclassInstance") -> list[str]:
 def training(run: finished_run.FinishedRun) -> dict[str, Any]:
     """Return how a run was trained.
 
-    `command` is "" if config.json is of another version, `stages` the number of stages;
-    then there are `facts`, {name: value}, and `versions` of the tools.
+    `command` is "" if another version wrote config.json, `stages` the number of stages,
+    `facts` is {name: value}, and `versions` {name of a tool: its version}.
     """
     config = run.config
     try:
         restored = settings.from_run(run.directory, config["settings"])
         command, num_stages = command_line("train.py", restored), len(restored.stages)
-    except (DataError, KeyError):  # another version wrote it; the report goes without
+    except (DataError, KeyError):  # written by another version: no command is shown
         command, num_stages = "", 0
     weights = config.get("weights", {})
     facts = {

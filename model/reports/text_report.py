@@ -80,7 +80,7 @@ def split_in_words(figures: dict[str, Any]) -> str:
 
 
 def folds_in_words(figures: dict[str, Any]) -> list[str]:
-    """Return what holds for the interval of folds, and their accuracies, as lines."""
+    """Return lines about the interval of all folds, and the accuracy of each fold."""
     if "folds" not in figures:
         return []
     differ = "more than by chance, so that the interval is wider"
@@ -110,15 +110,15 @@ def precision_in_words(figures: dict[str, Any]) -> list[str]:
     """Return a line if the training validated with other numbers than float32."""
     trained = figures.get("training_precision") or "float32"
     return [
-        f"The evaluation computes in float32. The training log's accuracies are of "
-        f"{trained} and may differ in a few photos."
+        f"The evaluation computes in float32. Accuracies in the training log were "
+        f"computed in {trained}, which may change the result for a few photos."
     ] * (trained != "float32")
 
 
 def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
-    """Return how many photos look like copies of training photos, and its limit.
+    """Return a line on photos that look like copies of training photos.
 
-    As a line; [] for a network without training, and for the training photos.
+    [] stands for a network without training, and for the training photos.
     """
     content, what = figures.get("near_copies"), "near-copies of training photos: "
     if content is None or figures["split"] == "train":
@@ -126,7 +126,7 @@ def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
     if "not_searched" in content:
         return [
             f"{what}not searched, because {content['not_searched']}. Conversion keeps "
-            f"copies in one split only if {near_duplicates.LIMIT}."
+            f"copies in one split only if they are {near_duplicates.LIMIT}."
         ]
     photos = content["photos"]
     compared, total = content["num_training"], content["num_training_in_all"]

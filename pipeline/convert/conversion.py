@@ -235,8 +235,8 @@ def place_records(
 ) -> tuple[dict[str, Sequence[Extent]], list[str]]:
     """Decide where each record goes, and write that into the rows, in place.
 
-    A class's records are in the order of the paths. Rows with a record say where it is.
-    A record file of several records has at most `shard_bytes`, unless that is 0. One
+    A class's records are in the order of the paths. Rows with a record say where it is
+    now. A record file has about `shard_bytes`, or all of its class if that is 0. A file
     that would stay the same is not written again. The results are {record file to
     write: parts of other files to join for it} and the names of record files that are
     not needed.

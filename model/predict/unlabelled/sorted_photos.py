@@ -23,7 +23,7 @@ _LONGEST_NAME = 255  # bytes of a file's name
 
 
 def by_labels(config: Config) -> None:
-    """Sort the photos that the CSV file of --sort_by lists by their labels there."""
+    """Sort the photos listed in the CSV file of --sort_by by the labels in it."""
     root, path = Path(config.photos[0]), Path(config.sort_by)
     if not root.is_dir():
         raise DataError(f"--sort_by: {root} is no folder. Expected that of the photos")
@@ -66,7 +66,7 @@ class SortedPhotos:
     """The folder of --sort_into, to which photos are added."""
 
     def __init__(self, config: Config) -> None:
-        """Look at what the folder holds; DataError if it overlaps with the photos'."""
+        """List the folder's files; DataError if it overlaps with that of the photos."""
         self._root, self._as_links = Path(config.sort_into), config.sort_as == "links"
         place = self._root.resolve()
         for folder in (Path(n).resolve() for n in config.photos if Path(n).is_dir()):
@@ -84,7 +84,7 @@ class SortedPhotos:
         self._new_folders: list[str] = []
 
     def add(self, photo: str, folder_name: str) -> None:
-        """Add a photo to a folder, unless its bytes lay in any of them before.
+        """Add a photo to a folder, unless any of them had a file with its bytes before.
 
         It gets a number if another photo has its name.
         """

@@ -1,8 +1,8 @@
-"""Choose the photos without a label that would teach most, and write a page of them.
+"""Choose the photos that are most worth labelling, and write a page of them.
 
 They are chosen one by one: each time the photo with the largest product of its
 uncertainty (1 minus the difference of its two largest probabilities) and its squared
-distance, by the network's features, from the nearest photo chosen before.
+distance, in the network's features, from the nearest photo chosen before.
 benchmarks/suggestions.py compares them with random photos.
 """
 
@@ -35,8 +35,8 @@ _TEMPLATE = Path(__file__).parent / "suggestions.html"
 _SIDE_PX = 400  # of a photo on the page
 _MOST_BYTES = 128 << 20  # of features; those of the most uncertain photos are kept
 # Share of the median squared distance below which two photos count as copies. Most
-# flowers that were mirrored, brightened or cut by 5 % lie below it, and one in 500 of
-# the others (AlexNet, EfficientNet-Lite0).
+# flowers that were mirrored, brightened or cropped by 5 % lie below it, as does one in
+# 500 other photos (AlexNet, EfficientNet-Lite0).
 _COPY = 0.1
 _MEDIAN_PHOTOS = 512
 
@@ -52,7 +52,7 @@ def choose(uncertainties: np.ndarray, vectors: np.ndarray, count: int) -> list[i
     limit = _COPY * float(np.median(between)) if len(between) else 0.0
     distances, chosen = np.full(len(vectors), 2.0), list[int]()
     while len(chosen) < count and (distances > limit).any():
-        # Also of photos that are certain, the most distant ones come first.
+        # Among photos with certain predictions, too, the most distant come first.
         gains = np.where(distances > limit, (uncertainties + 1e-6) * distances, -1.0)
         chosen.append(int(np.argmax(gains)))
         distances = np.minimum(distances, 2 - 2 * vectors @ vectors[chosen[-1]])
@@ -155,7 +155,7 @@ class Pool:
             key=(os.path.realpath(self._root), self._classifier.class_names),
             class_names=self._classifier.class_names,
             command=f"python -m model.predict {shlex.quote(self._root)} "
-            f"--sort_into=FLOWERS --sort_by={photo_review.LABELS}",
+            f"--sort_into=CLASS_FOLDERS --sort_by={photo_review.LABELS}",
             file_name=photo_review.LABELS,
         )
         with standard_error.silenced():

@@ -30,7 +30,7 @@
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
       head.querySelector("button").addEventListener("click", () => {
-        // Numbers begin with the smallest too: the worst class is what one looks for.
+        // Numbers are in ascending order first, too, so that the worst class is on top.
         const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
         for (const other of heads) other.setAttribute("aria-sort", other === head ? order : "none");
         const sign = order === "ascending" ? 1 : -1;

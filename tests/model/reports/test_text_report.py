@@ -47,8 +47,9 @@ def test_a_training_in_another_precision_is_named(precision, lines):
         (
             {"not_searched": "nothing is cached"},
             "near-copies of training photos: not searched, because nothing is cached. "
-            "Conversion keeps copies in one split only if re-encoded, mirrored, turned "
-            "by 90 degrees, resized, grey, or cropped by up to 2 % on each side.",
+            "Conversion keeps copies in one split only if they are re-encoded, "
+            "mirrored, turned by 90 degrees, resized, grey, or cropped by up to 2 % on "
+            "each side.",
         ),
     ],
     ids=["searched", "not searched"],
