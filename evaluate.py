@@ -55,14 +55,9 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
     from model.evaluation import evaluation_data, weight_evaluation
     from model.weights import pretrained_classifier
     from pipeline.batches import image_batches
-    from pipeline.sources.lists import label_files
 
-    labels = label_files.read(Path(config.labels)) if config.labels else None
     weights = pretrained_classifier.load(
-        config.ckpt,
-        arch=config.arch,
-        overrides=config.overrides,
-        class_names=labels.names if labels else (),
+        config.ckpt, arch=config.arch, overrides=config.overrides, labels=config.labels
     )
     with evaluation_data.open_data(config) as data:
         weights = weights.recognise_preprocessing(

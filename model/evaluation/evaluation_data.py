@@ -104,7 +104,7 @@ def _as_today(run: finished_run.FinishedRun, data: EvaluationData) -> Evaluation
         reasons.append(f"{len(foreign):,} of classes that it does not know ({names})")
     paths = (unseen.left_out or frozenset()) | {row.path for row in foreign}
     unseen = dataclasses.replace(unseen, left_out=paths)
-    total, tested = len(data.rows), run.tested_photos()
+    total, tested = len(data.rows), run.photos("test")
     same = sum(row.sha256 in tested for row in unseen.rows)
     what = f"{len(unseen.rows):,} of {total:,} photos of {data.split} are evaluated"
     if tested:

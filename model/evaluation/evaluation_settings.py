@@ -121,9 +121,7 @@ class Config:
                     "--ckpt: expected --data, a folder of photos or records"
                 )
         else:
-            weight_settings.refuse_without_ckpt(
-                arch=self.arch, labels=self.labels, overrides=self.overrides
-            )
+            weight_settings.refuse_without_ckpt(self)
 
     def _refuse_with(self, chosen: str, names: Sequence[str]) -> None:
         if name := self._changed(*names):

@@ -84,29 +84,18 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     and labels (int [batch]). Its result, float32 [batch, size_px, size_px], is 1 at
     the position that contributes most to the label's logit, 0 where nothing does.
     """
-    network = _HeatMaps(model)
+    network = HeatMaps(model)
     heat = traced_function.for_any_batch(
         lambda images, labels: network(tf.cast(images, tf.float32), labels)[0]
     )
     return lambda images, labels: np.asarray(heat(images, np.asarray(labels, np.int32)))
 
 
-def explained_predictions(
-    model: Any, outputs: Sequence[Any] = ()
-) -> Callable[[Any], list[Any]]:
-    """Return a function that classifies images and explains it in one pass.
-
-    The function takes images (float32 [batch, size_px, size_px, 3], 0..255). It returns
-    the heat maps of the most probable classes, the logits, and `outputs`, which are
-    further symbolic tensors of the model.
-    """
-    return traced_function.for_any_batch(_HeatMaps(model, outputs))
-
-
-class _HeatMaps:
-    """Computes heat maps, logits and further tensors in one pass."""
+class HeatMaps:
+    """A function that classifies images and explains it in one pass."""
 
     def __init__(self, model: Any, outputs: Sequence[Any] = ()) -> None:
+        """Prepare; `outputs` are further symbolic tensors of the model to return."""
         deepest = mapped_layer(model)
         earlier = _pooled_earlier_layers(model, deepest)
         maps = [deepest.output, *(layer.input for layer in earlier)]
@@ -121,6 +110,10 @@ class _HeatMaps:
         self._size = max(tuple(map_.shape[1:3]) for map_ in maps)
 
     def __call__(self, images: Any, labels: Any = None) -> list[Any]:
+        """Return heat maps of labels, by default the best, logits and further tensors.
+
+        Images are float32 [batch, size_px, size_px, 3], 0..255.
+        """
         num_maps, num_watched = self._counts
         with tf.GradientTape() as tape:
             tape.watch(images)

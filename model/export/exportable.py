@@ -1,23 +1,35 @@
-"""Build one float32 Keras model of a run, from pixels to calibrated probabilities."""
+"""Build one float32 Keras model of a run, and read photos that it was not trained on.
+
+The model computes calibrated probabilities from pixels. The photos are the test split,
+with the probabilities that evaluate.py stored.
+"""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from model.evaluation import strangers
+from model.evaluation import run_evaluation, stored_logits, strangers
+from model.evaluation.run_evaluation import EvaluationData
+from model.loop import metrics
 from model.networks import head
 from model.predict import classifier
 from model.runs import finished_run
 from model.weights import weight_file
+from pipeline.batches import image_batches
 from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 
 PROBABILITIES = "probabilities"
 STRANGER_SCORE = "stranger_score"
 SCORES_ENDING = "-strangers.keras"  # ends the name of the file beside a .keras file
+SPLIT = "test"
+_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,3 +161,49 @@ def _describe_input(spec: InputSpec, white_level: int) -> str:
         f"central {window} of {share:.6g} of {sides[spec.resize]}{filled}, resized to "
         f"{spec.size_px} x {spec.size_px}"
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldoutPhotos:
+    """The test photos of a run, with the probabilities that evaluate.py stored."""
+
+    records: manifest.Manifest
+    rows: tuple[Row, ...]
+    labels: np.ndarray  # int64 [num_photos], 0-based
+    probabilities: np.ndarray  # float64 [num_photos, num_classes], calibrated
+
+    def accuracy(self, probabilities: np.ndarray) -> float:
+        """Return the share of photos whose most probable class is right, 0..1."""
+        return float((probabilities.argmax(axis=1) == self.labels).mean())
+
+
+def load_heldout(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
+    """Load the test photos; evaluate the run on them first if that was not done."""
+    records = run.read_records(data)
+    manifest.check_files(records)
+    path = stored_logits.find(run, SPLIT, records.digest)
+    if path is None:
+        command_line.log(
+            f"{run.directory.name} was not evaluated with these weights yet; "
+            f"evaluating it on its {SPLIT} photos"
+        )
+        photos = EvaluationData(records=records, split=SPLIT)
+        evaluation = run_evaluation.evaluate_run(run, photos)
+        path = evaluation.path.with_suffix(".npz")
+    examples = stored_logits.read(path)
+    rows = records.included(SPLIT)
+    logits = examples.logits.astype(np.float64) / run.temperature
+    return HeldoutPhotos(
+        records=records,
+        rows=rows,
+        labels=examples.label,
+        probabilities=np.exp(metrics.log_softmax(logits)),
+    )
+
+
+def fill_views(
+    records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, views: np.ndarray
+) -> None:
+    """Fill uint8 [num_rows, size_px, size_px, 3] with photos as a network sees them."""
+    for batch in image_batches.Images(records, rows, spec, batch_size=_BATCH_SIZE):
+        views[batch["row"].numpy()] = batch["image"].numpy()

@@ -14,7 +14,6 @@ from model.evaluation import run_evaluation
 from model.export import (
     converters,
     exportable,
-    heldout_photos,
     model_card,
     run_exported_file,
     verify_file,
@@ -25,6 +24,7 @@ from model.loop import training_loop
 from model.networks import registry
 from model.runs import finished_run, run_folder, run_list
 from model.weights import model_variables, weight_file
+from pipeline.batches import image_batches
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -35,6 +35,7 @@ from pipeline.system.errors import DataError
 _EXACT = 1e-4
 TOLERANCE = {"saved_model": _EXACT, "onnx": 1e-3, "litert": _EXACT, "keras": _EXACT}
 QUANTIZED = {"float16": 1e-2, "int8": 1.0}
+_CALIBRATION_PHOTOS = 128  # of int8; TensorFlow's guides recommend 100 to 500
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "litert": ("ai_edge_litert",)}
 # Format -> default name; {} is filled with the kind of quantization.
 _NAMES = {
@@ -79,7 +80,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
     path = choose_path(run.directory, config)
     card = model_card.choose(path, config.format)
     source = exportable.load_run(run)
-    heldout = heldout_photos.load(run, config.data)
+    heldout = exportable.load_heldout(run, config.data)
     tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])
     command_line.log(run_evaluation.describe(run))  # evaluated by load
     file_system.prepare_folder(path.parent)
@@ -137,7 +138,7 @@ def choose_path(run_dir: Path, config: Config) -> Path:
 def _written(
     config: Config,
     source: exportable.Exportable,
-    heldout: heldout_photos.HeldoutPhotos,
+    heldout: exportable.HeldoutPhotos,
     path: Path,
 ) -> Iterator[verify_file.Target]:
     """Write under a temporary name, which replaces `path` at the end; yield it."""
@@ -166,8 +167,9 @@ def _written(
         elif config.format == "litert":
             samples: list[np.ndarray] = []
             if config.quantize == "int8":
-                records = heldout.records
-                samples = heldout_photos.calibration_views(records, source.spec)
+                records, count = heldout.records, _CALIBRATION_PHOTOS
+                rows = records.included("train")
+                samples = [*image_batches.sample(records, rows, source.spec, count)]
             litert.write(source, partial, config.quantize, samples)
         yield verify_file.Target(
             kind=config.format,
@@ -193,7 +195,7 @@ def replacing_labels(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def _compare_in_float32(
-    source: exportable.Exportable, heldout: heldout_photos.HeldoutPhotos, name: str
+    source: exportable.Exportable, heldout: exportable.HeldoutPhotos, name: str
 ) -> list[verify_file.ModelFacts]:
     """Write and compare the same LiteRT file without quantization."""
     with file_system.scratch_folder() as scratch:
@@ -209,7 +211,7 @@ def _compare_in_float32(
 
 def _measure_cost(
     target: verify_file.Target,
-    heldout: heldout_photos.HeldoutPhotos,
+    heldout: exportable.HeldoutPhotos,
     source: exportable.Exportable,
     allowed_loss: float,
 ) -> verify_file.QuantizationCost:

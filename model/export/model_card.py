@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from model.evaluation import stored_logits
-from model.export import heldout_photos, verify_file
+from model.export import exportable, verify_file
 from model.export.exportable import Exportable
 from model.reports import report_facts
 from model.runs import finished_run, run_folder
@@ -77,7 +77,7 @@ def _key(text: str) -> str:
 def render(
     run: finished_run.FinishedRun,
     source: Exportable,
-    heldout: heldout_photos.HeldoutPhotos,
+    heldout: exportable.HeldoutPhotos,
     exported: verify_file.Exported,
 ) -> str:
     """Return the card of an exported file and of the run's others in its folder."""
@@ -93,7 +93,7 @@ def render(
     )
     sections = {name: f"{section}\n"} | _other_sections(exported, identity)
     content = "\n".join(text for _, text in sorted(sections.items()))
-    evaluation = run.evaluation_path(heldout_photos.SPLIT, run.manifest_digest)
+    evaluation = run.evaluation_path(exportable.SPLIT, run.manifest_digest)
     text = _template("card.md").render(
         **vars(source),
         name=run.directory.name,
@@ -103,7 +103,7 @@ def render(
         kinds=sorted({match[1] for match in _SECTION.finditer(content)}),
         sections=Markup(content),
         figures=stored_logits.read_figures(evaluation),
-        data=report_facts.data(heldout.records, heldout_photos.SPLIT, own=True),
+        data=report_facts.data(heldout.records, exportable.SPLIT, own=True),
         training=report_facts.training(run),
     )
     text += "\n\n"

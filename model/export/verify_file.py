@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.export import exportable, heldout_photos, run_exported_file
+from model.export import exportable, run_exported_file
 from model.export.formats import saved_model
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -127,7 +127,7 @@ class FilePredictions:
 
 def compare(
     target: Target,
-    heldout: heldout_photos.HeldoutPhotos,
+    heldout: exportable.HeldoutPhotos,
     source: exportable.Exportable,
     tolerance: float,
     score_tolerance: float = SCORE_TOLERANCE,
@@ -148,7 +148,7 @@ def compare(
         outputs = predict(target, inputs, folder, len(indices))
     views = np.zeros((len(indices), spec.size_px, spec.size_px, 3), np.float32)
     rows = [heldout.rows[n] for n in indices]
-    heldout_photos.fill_views(heldout.records, rows, spec, views)
+    exportable.fill_views(heldout.records, rows, spec, views)
     expected = source.with_scores(heldout.probabilities[indices], views)
     models = []
     for signature, predictions in outputs.items():
@@ -182,7 +182,7 @@ def compare(
 
 
 def accuracy(
-    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: InputSpec
+    target: Target, heldout: exportable.HeldoutPhotos, spec: InputSpec
 ) -> float:
     """Return the accuracy of a file that takes views, on all test photos, 0..1."""
     count = len(heldout.rows)
@@ -196,7 +196,7 @@ def accuracy(
 
 def _write_inputs(
     kind: str,
-    heldout: heldout_photos.HeldoutPhotos,
+    heldout: exportable.HeldoutPhotos,
     indices: Sequence[int],
     spec: InputSpec,
     folder: Path,
@@ -207,7 +207,7 @@ def _write_inputs(
         path = folder / "views.npy"
         shape = (len(rows), spec.size_px, spec.size_px, 3)
         views = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        heldout_photos.fill_views(heldout.records, rows, spec, views)
+        exportable.fill_views(heldout.records, rows, spec, views)
         views.flush()
         return [path]
     stored = stored_photo.StoredPhotos(heldout.records.directory)

@@ -5,7 +5,7 @@ from typing import Any
 from model.checkpoints import errors
 from model.networks import alexnet, applications, cifar, vgg16
 from model.networks.architecture import Network
-from model.networks.pytorch_models import convnext, dinov2, inverted_residuals, resnet
+from model.networks.pytorch_models import dinov2, inverted_residuals, resnet
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 
@@ -75,7 +75,7 @@ NETWORKS = {
             )
         ),
         _network(
-            convnext.convnext_tiny_torch, convnext.CONVNEXT_INPUT, ("pool", "pool_norm")
+            resnet.convnext_tiny_torch, resnet.CONVNEXT_INPUT, ("pool", "pool_norm")
         ),
         *(
             _network(connect, _IMAGENET, ("class_features",), is_classifier=False)

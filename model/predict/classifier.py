@@ -146,8 +146,8 @@ class Explainer:
                 notes.append(f"No similar training photos: {error}")
         self._has_heat = True
         try:
-            self._step = grad_cam.explained_predictions(
-                model, embedder.outputs[:1] if embedder else ()
+            self._step = traced_function.for_any_batch(
+                grad_cam.HeatMaps(model, embedder.outputs[:1] if embedder else ())
             )
         except grad_cam.NoSpatialLayer as error:
             notes.insert(0, str(error))

@@ -133,9 +133,7 @@ class Config:
                 "--sort_by: expected --sort_into=FOLDER, too, and one folder of photos"
             )
         if not self.ckpt:
-            weight_settings.refuse_without_ckpt(
-                arch=self.arch, labels=self.labels, overrides=self.overrides
-            )
+            weight_settings.refuse_without_ckpt(self)
         elif self.data or self.run_dir != type(self).run_dir:
             name = "data" if self.data else "run_dir"
             raise ValueError(f"--ckpt and --{name}: expected only one of them")

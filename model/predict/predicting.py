@@ -19,7 +19,6 @@ from model.weights import pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers, photo_files, video_frames
 from pipeline.records.manifest_row import Code
-from pipeline.sources.lists import label_files
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -33,12 +32,8 @@ def load_classifier(config: Config) -> classifier.Classifier:
     """Load the run or the weight file that classifies the photos."""
     if not config.ckpt:
         return classifier.load_run(config.run_dir)
-    labels = label_files.read(Path(config.labels)) if config.labels else None
     weights = pretrained_classifier.load(
-        config.ckpt,
-        arch=config.arch,
-        overrides=config.overrides,
-        class_names=labels.names if labels else (),
+        config.ckpt, arch=config.arch, overrides=config.overrides, labels=config.labels
     ).recognise_preprocessing(functools.partial(_first_photos, config))
     return classifier.Classifier(
         name=Path(config.ckpt).name,

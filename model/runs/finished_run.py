@@ -124,13 +124,11 @@ class FinishedRun:
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
-        return self._photos("train", "validation")
+        return self.photos("train", "validation")
 
-    def tested_photos(self) -> set[str]:
-        """Return the SHA-256 of the test photos; none if an earlier version trained."""
-        return self._photos("test")
+    def photos(self, *splits: str) -> set[str]:
+        """Return the SHA-256 of photos; an earlier version lists no test photos."""
 
-    def _photos(self, *splits: str) -> set[str]:
         def check(content: Any) -> set[str]:
             content = {"test": []} | content
             lists = [_names(name, content[name]) for name in splits]

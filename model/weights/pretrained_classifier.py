@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from model.weights import (
     restore,
 )
 from pipeline.batches.input_spec import InputSpec
+from pipeline.sources.lists import label_files
 from pipeline.system import command_line
 
 
@@ -58,12 +60,13 @@ def load(
     *,
     arch: str = "",
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
-    class_names: Sequence[str] = (),
+    labels: str = "",
 ) -> PretrainedClassifier:
-    """Restore all of a network; `ckpt` and `arch` are as the flags have them.
+    """Restore all of a network; the arguments are as the flags have them.
 
-    Without class names, here or in the file, they are "class 0", "class 1" and so on.
+    Without class names, in `labels` or in the file, they are "class 0" and so on.
     """
+    class_names: Sequence[str] = label_files.read(Path(labels)).names if labels else ()
     checkpoint = named_weights.resolve(ckpt, arch=arch).checkpoint
     match = _with_head(identify_network.identify(checkpoint, arch=arch))
     network, metadata = match.network, checkpoint.metadata

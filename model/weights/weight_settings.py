@@ -1,8 +1,8 @@
 """Define the settings of a weight file that is used in place of a run."""
 
 import functools
+from typing import Any
 
-from model.weights import preprocessing_overrides
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, "", group="Weight file")
@@ -28,13 +28,13 @@ labels = functools.partial(
 )
 
 
-def refuse_without_ckpt(
-    *, arch: str, labels: str, overrides: preprocessing_overrides.Overrides
-) -> None:
-    """Refuse settings of a weight file where a run is used, by a ValueError."""
-    names = ["arch"] * bool(arch) + ["labels"] * bool(labels)
-    names += overrides.changed_settings()
-    if names:
+def refuse_without_ckpt(config: Any) -> None:
+    """Refuse settings of a weight file where a run is used, by a ValueError.
+
+    `config` has the fields `arch`, `labels` and `overrides`.
+    """
+    names = [name for name in ("arch", "labels") if getattr(config, name)]
+    if names := names + config.overrides.changed_settings():
         raise ValueError(
             f"{', '.join(f'--{name}' for name in names)} can only be used with --ckpt. "
             "A run already defines its network, classes and preprocessing."

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.evaluation import strangers
-from model.export import export_settings, exporting, heldout_photos
+from model.export import export_settings, exportable, exporting
 from model.runs import run_folder
 from tests.support import drawn_photos
 
@@ -28,7 +28,7 @@ def add_stranger_scores(run):
     def photos(split):
         rows = records.included(split)
         views = np.zeros((len(rows), size_px, size_px, 3), np.float32)
-        heldout_photos.fill_views(records, rows, run.spec, views)
+        exportable.fill_views(records, rows, run.spec, views)
         yield views, np.array([records.labels[row.class_name] for row in rows])
 
     source = types.SimpleNamespace(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from model.networks.pytorch_models import convnext, dinov2, inverted_residuals, resnet
+from model.networks.pytorch_models import dinov2, inverted_residuals, resnet
 
 _Names = dict[str, str]  # {layer: its name in the file}
 
@@ -68,7 +68,7 @@ def _convnext(ends: str, downsample: str, block: str, parts: str) -> _Names:
     stages follow `downsample`, with {stage} or {twice}.
     """
     names = _pairs("stem_conv stem_norm pool_norm fc", ends)
-    for _, stage, index in _places(convnext.BLOCKS):
+    for _, stage, index in _places(resnet.CONVNEXT_BLOCKS):
         places = {"stage": stage, "twice": 2 * stage, "next": 2 * stage + 1}
         layer, name = f"stage{stage}_block{index}_", block.format(index=index, **places)
         names |= _pairs("conv norm mlp1 mlp2 scale", parts, layer=layer, name=name)

@@ -16,8 +16,8 @@ from model.evaluation.evaluation_settings import Config
 from model.evaluation.run_evaluation import EvaluationData
 from model.export import (
     export_settings,
+    exportable,
     exporting,
-    heldout_photos,
     photo_graph,
     verify_file,
 )
@@ -48,7 +48,7 @@ def names_in(folder):
 
 def test_the_run_of_these_tests_tells_photos_apart(small_run):
     """Probabilities that hardly differ between photos would prove nothing."""
-    heldout = heldout_photos.load(small_run)
+    heldout = exportable.load_heldout(small_run)
     assert heldout.probabilities.std(axis=0).min() > 0.1
     assert heldout.accuracy(heldout.probabilities) > 0.9
 
@@ -58,7 +58,7 @@ def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     done = exported(form)
     assert done.path.exists()
     assert done.tolerance == (1e-3 if form == "onnx" else 1e-4)
-    assert done.num_photos == len(heldout_photos.load(small_run).rows)
+    assert done.num_photos == len(exportable.load_heldout(small_run).rows)
     first, *others = done.models
     assert (first.name, first.takes) == ("model.keras of the run", "views")
     assert len(others) == (2 if form == "saved_model" else 1)
@@ -171,7 +171,7 @@ class TestQuantized:
         path = tmp_path / "a.tflite"
         limits = {"quantize": quantize, "max_accuracy_loss": 0.2}
         done = export(small_run, "litert", path, **limits)
-        assert done.cost.num_photos == len(heldout_photos.load(small_run).rows)
+        assert done.cost.num_photos == len(exportable.load_heldout(small_run).rows)
         assert done.cost.run_accuracy - done.cost.file_accuracy <= 0.2
         run, exact, smaller = done.models
         assert exact.difference < 1e-5
@@ -219,7 +219,7 @@ class TestQuantized:
 
 @pytest.mark.parametrize("form", ["onnx", "litert"])
 def test_a_file_is_refused_if_one_logit_differs(copy, form, tmp_path):
-    heldout_photos.load(copy)
+    exportable.load_heldout(copy)
     path = copy.directory / "evaluation" / "test.npz"
     stored = dict(np.load(path))
     stored["logits"][-1, 0] += 0.5
@@ -248,7 +248,7 @@ def test_a_file_that_mixes_up_the_photos_of_a_batch_is_refused(
 
 def test_a_run_that_was_not_evaluated_is_evaluated(copy):
     shutil.rmtree(copy.directory / "evaluation", ignore_errors=True)
-    heldout = heldout_photos.load(copy)
+    heldout = exportable.load_heldout(copy)
     assert (copy.directory / "evaluation" / "test.npz").exists()
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
@@ -267,8 +267,8 @@ def test_a_run_that_was_not_evaluated_is_evaluated(copy):
 def test_records_that_were_moved_are_read_from_data(copy, shared_records):
     copy.config["data"]["path"] = "gone"
     with pytest.raises(DataError, match=r"gone: manifest\.json is missing.*--data="):
-        heldout_photos.load(copy)
-    heldout = heldout_photos.load(copy, str(shared_records))
+        exportable.load_heldout(copy)
+    heldout = exportable.load_heldout(copy, str(shared_records))
     assert len(heldout.rows) == len(heldout.probabilities) > 0
 
 

@@ -12,13 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from model.export import (
-    export_settings,
-    exportable,
-    heldout_photos,
-    model_card,
-    verify_file,
-)
+from model.export import export_settings, exportable, model_card, verify_file
 from model.predict import classifier, photo_batches
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
@@ -43,7 +37,7 @@ def done(kind="onnx", name="a.onnx", **values):
 
 def render(run, exported=None, **changes):
     source = dataclasses.replace(exportable.load_run(run), **changes)
-    heldout = heldout_photos.load(run)
+    heldout = exportable.load_heldout(run)
     return model_card.render(run, source, heldout, exported or done())
 
 
@@ -160,7 +154,7 @@ def test_the_head_is_that_of_a_model_card(small_run):
 
 def test_the_card_has_the_account_of_the_data_and_the_proof(small_run):
     card = render(small_run)
-    records = heldout_photos.load(small_run).records
+    records = exportable.load_heldout(small_run).records
     for label, (name, counts) in enumerate(records.counts().items()):
         numbers = " | ".join(map(str, counts.values()))
         assert f"| {label} | {name} | {numbers} |" in card
@@ -182,7 +176,7 @@ def test_names_from_strangers_mean_nothing_to_markdown_and_yaml(found, tmp_path)
     run = small_runs.write_run(
         tmp_path / 'r"\n---\nb', found, small_runs.colour_model()
     )
-    heldout = heldout_photos.load(run)
+    heldout = exportable.load_heldout(run)
     heldout = dataclasses.replace(
         heldout, records=evaluated_runs.renamed(heldout.records, names)
     )

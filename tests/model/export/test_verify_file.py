@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from model.export import exportable, heldout_photos, verify_file
+from model.export import exportable, verify_file
 from model.export.formats import litert
 from pipeline.system.errors import DataError
 
@@ -60,7 +60,7 @@ def test_other_weights_other_classes_and_a_damaged_file_are_refused(
 ):
     pytest.importorskip("ai_edge_litert")
     source = exportable.load_run(small_run)
-    heldout = heldout_photos.load(small_run)
+    heldout = exportable.load_heldout(small_run)
     kernel = source.model.get_layer("colour").kernel
     kernel.assign(kernel * 1.01)
     path = tmp_path / "a.tflite"

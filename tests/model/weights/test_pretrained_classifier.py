@@ -50,14 +50,16 @@ def test_the_final_layer_is_that_of_the_file(tiny, file):
     np.testing.assert_allclose(classifier.model(image), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_class_names_may_be_given(file):
-    classifier = pretrained_classifier.load(file, class_names=SYNSETS)
+def test_class_names_may_be_given(file, tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(SYNSETS))
+    classifier = pretrained_classifier.load(file, labels=f"{tmp_path}/labels.txt")
     assert classifier.class_names == SYNSETS
 
 
-def test_a_wrong_number_of_class_names_is_refused(file):
+def test_a_wrong_number_of_class_names_is_refused(file, tmp_path):
+    (tmp_path / "labels.txt").write_text("\n".join(SYNSETS[:4]))
     with refused(r"--labels: expected 5 class names, found 4"):
-        pretrained_classifier.load(file, class_names=SYNSETS[:4])
+        pretrained_classifier.load(file, labels=f"{tmp_path}/labels.txt")
 
 
 def test_a_file_without_the_final_layer_is_refused(tiny, tmp_path):
