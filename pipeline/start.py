@@ -6,9 +6,11 @@ Commands import this first. In other programs it does nothing.
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType, TracebackType
 
-_OWN = ("model", "pipeline", "train", "evaluate")
+_ROOT = Path(__file__).parents[1]
+_OWN = ("model", "pipeline", "graft", "commands", "train.py", "evaluate.py")
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -34,9 +36,9 @@ def _leave(line: str, code: int) -> None:
     os._exit(code)
 
 
-_main = sys.modules["__main__"]
-_name = _main.__spec__.name if _main.__spec__ else getattr(_main, "__file__", "")
-if _name.rpartition("/")[2].partition(".")[0] in _OWN:
+_file = Path(getattr(sys.modules["__main__"], "__file__", None) or "").absolute()
+# Other programs, which may have the same names, lie elsewhere.
+if any(_file.is_relative_to(_ROOT / name) for name in _OWN):
     signal.signal(signal.SIGINT, _stop)
     # Until a training has begun, there is nothing that a snapshot could hold.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

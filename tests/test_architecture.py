@@ -21,6 +21,7 @@ MODULES = sorted(
     for path in (
         *(ROOT / "pipeline").rglob("*.py"),
         *(ROOT / "model").rglob("*.py"),
+        *(ROOT / "graft").rglob("*.py"),
         ROOT / "train.py",
         ROOT / "evaluate.py",
     )
@@ -70,6 +71,7 @@ RANKS = (
     ("export",),
     ("serve",),
     ("train", "evaluate", "inspect"),
+    ("graft",),
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 MAX_ENTRIES = 12  # of a folder, __init__.py not counted
@@ -87,7 +89,7 @@ def name_of(path):
 def room_of(module):
     """Room of a dotted module name; "" of what is no module of ours."""
     top, *rest = module.split(".")
-    if top in ("train", "evaluate"):
+    if top in ("train", "evaluate", "graft"):
         return top
     return rest[0] if top in ("pipeline", "model") and rest else ""
 
@@ -196,7 +198,7 @@ def test_what_is_imported_is_declared_and_nothing_else():
     extras = project["optional-dependencies"].values()
     requirements = [*project["dependencies"], *itertools.chain(*extras)]
     declared = {re.split(r"[\[>=<]", text)[0] for text in requirements}
-    ours = {"pipeline", "model", "train", "evaluate", "_typeshed"}
+    ours = {"pipeline", "model", "graft", "train", "evaluate", "_typeshed"}
     modules = {name.split(".")[0] for path in MODULES for name in imports(path)}
     imported = {
         DISTRIBUTIONS.get(name, name.replace("_", "-"))

@@ -129,8 +129,11 @@ def choose_path(run_dir: Path, config: Config) -> Path:
             )
     elif config.format == "keras" and path.suffix != ".keras":
         raise DataError(f"--out={path}: expected a name that ends in .keras.")
-    elif path.is_dir():
-        raise DataError(f"--out={path}: is a folder. Expected the name of a file.")
+    elif path.is_dir() or config.out.endswith("/"):
+        name = _NAMES[config.format].format(kind)
+        raise DataError(
+            f"--out={config.out}: is a folder. Expected a file, such as {path / name}"
+        )
     return path
 
 

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.records import manifest
-from pipeline.system import file_system
+from pipeline.system import file_system, program_name
 from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def versions() -> dict[str, str]:
     import tensorflow as tf
 
     return {
-        "graft": manifest.GRAFT_VERSION,
+        "graft": program_name.VERSION,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,

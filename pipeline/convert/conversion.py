@@ -24,7 +24,7 @@ from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import Source
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, file_system, program_name
 from pipeline.system.errors import DataError
 
 # Part of a file: its name, relative to the data set, and start and size in bytes.
@@ -170,7 +170,7 @@ def _dataset_info(
             **source.settings,
         },
         versions={
-            "graft": manifest.GRAFT_VERSION,
+            "graft": program_name.VERSION,
             "decoder": previous_dataset.DECODER,
             "opencv": opencv.OPENCV_VERSION,
             **photo_pixels.VERSIONS,

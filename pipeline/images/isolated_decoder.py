@@ -63,7 +63,7 @@ class Decoders:
         self._lock = threading.Lock()  # of a thread that waits for all processes
         self._children = [
             sandbox.Child(
-                "pipeline.images.isolated_decoder",
+                __name__,
                 task="decode photos",
                 environment={opencv.MAX_PIXELS_NAME: str(max_pixels)},
             )

@@ -81,9 +81,7 @@ class VideoFrames:
         """Start decoding, at most `resize_min` pixels for the short side; 0: any."""
         self.videos = videos
         self._settings: dict[str, Any] = {"every_s": every_s, "resize_min": resize_min}
-        self._child = sandbox.Child(
-            "pipeline.images.video_frames", task="decode videos", environment={}
-        )
+        self._child = sandbox.Child(__name__, task="decode videos", environment={})
         self._frames = (frame for video in videos for frame in self._decode(video))
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._waiting = collections.deque(map(self._submit, range(_FRAMES_AHEAD)))

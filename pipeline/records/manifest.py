@@ -19,7 +19,6 @@ from pipeline.records.manifest_row import FORMAT_VERSION, Action, Row, Split
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
-GRAFT_VERSION = "0.1.0"
 SPLITS = get_args(Split)
 HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"

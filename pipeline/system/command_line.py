@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import tqdm
 
-from pipeline.system import config_flags, flag_help
+from pipeline.system import config_flags, flag_help, program_name
 from pipeline.system.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def say(*texts: str) -> None:
 
 def shown(text: str) -> str:
     """Return text that is safe to print: file names can hold commands of a terminal."""
+    text = program_name.as_called(text)
     return _UNSHOWN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 

@@ -6,9 +6,14 @@
     * Other rooms derive theirs, such as model.checkpoints.errors.CheckpointError.
 """
 
+from pipeline.system import program_name
+
 
 class UsageError(Exception):
     """A flag or argument is unknown, missing or out of bounds."""
+
+    def __str__(self) -> str:
+        return program_name.as_called(super().__str__())
 
 
 class UserError(ValueError):
@@ -16,6 +21,9 @@ class UserError(ValueError):
 
     The message says where, what was expected, what was found and what to do.
     """
+
+    def __str__(self) -> str:
+        return program_name.as_called(super().__str__())
 
 
 class DataError(UserError):

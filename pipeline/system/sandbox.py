@@ -74,7 +74,8 @@ class Child:
         program = f"from {package} import {name}; {name}.main()"
         # -P: a module that lies in the working folder is not imported.
         self._command = [sys.executable, "-P", "-c", program, *arguments]
-        paths = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
+        root = Path(__file__).parents[__name__.count(".")]
+        paths = (str(root), os.environ.get("PYTHONPATH"))
         self._environment = {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OPENBLAS_NUM_THREADS": "1",  # each takes memory, and there is no work

@@ -49,7 +49,7 @@ def read(path: Path, *, where: str = "") -> Content:
     limit_bytes = limit_for(size_bytes)
     cpu_s = round(_START_S + limit_bytes / _CPU_BYTES_PER_SECOND)
     child = sandbox.Child(
-        "model.checkpoints.hdf5.h5_process",
+        f"{__package__}.h5_process",
         task="read HDF5 files",
         environment={"HDF5_PLUGIN_PRELOAD": "::"},  # HDF5 loads no plug-ins
     )

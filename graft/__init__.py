@@ -1,0 +1,1 @@
+"""Graft turns a folder of photos into a classifier."""

@@ -1,0 +1,67 @@
+"""Run Graft's commands by one name: graft convert, graft train, graft evaluate."""
+
+import difflib
+import runpy
+import sys
+from pathlib import Path
+
+from pipeline.system import program_name
+
+# Modules, as the checkout names them.
+COMMANDS = {
+    "convert": ("pipeline.convert", "turn a folder of photos into records"),
+    "check": ("pipeline.check", "find broken photos, copies and mixed folders"),
+    "split": ("pipeline.split", "divide records again, for instance into folds"),
+    "train": ("train", "train a classifier on records"),
+    "evaluate": ("evaluate", "measure a run on photos that it has never seen"),
+    "predict": ("model.predict", "classify photos and videos"),
+    "serve": ("model.serve", "classify photos on a page in the browser"),
+    "export": ("model.export", "write a run as SavedModel, ONNX, LiteRT or Keras"),
+    "inspect": ("model.inspect", "show what a weight file holds"),
+    "download": ("pipeline.download", "get example photos, or photos of a list"),
+}
+FIRST_STEPS = """\
+Graft turns photos into a classifier. Put them into one folder for each class, such as
+flowers/daisy and flowers/roses; or try: graft download paper-flowers flowers/
+
+    graft convert flowers/      photos -> records in tfrecords/
+    graft train                 records -> a classifier in runs/
+    graft evaluate              its accuracy on photos that it has not seen; a report
+    graft predict photo.jpg     the class of another photo
+
+graft --help lists all commands, graft train --help the flags of one."""
+
+
+def main() -> None:
+    """Run the command that the first word names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        program_name.is_graft = True
+        del sys.argv[1]
+        module = _in_tree(COMMANDS[name][0])
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    elif name == "--version":
+        sys.stdout.write(f"graft {program_name.VERSION}\n")
+    elif name in ("--help", "-h", "help"):
+        lines = (f"    graft {name:12}{about}" for name, (_, about) in COMMANDS.items())
+        sys.stdout.write("\n".join(["Commands:", *lines, ""]))
+    elif not name:
+        sys.stdout.write(FIRST_STEPS + "\n")
+    else:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = (
+            f"Did you mean graft {close[0]}?" if close else "graft --help lists all."
+        )
+        sys.stderr.write(f"error: {name!r:.60}: no such command. {meant}\n")
+        sys.exit(2)
+
+
+def _in_tree(module: str) -> str:
+    """Return a module's name where Graft is installed: all modules lie in graft/."""
+    if not Path(__file__).with_name("pipeline").is_dir():
+        return module
+    return f"graft.{module}" if "." in module else f"graft.commands.{module}"
+
+
+if __name__ == "__main__":
+    main()

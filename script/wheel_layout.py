@@ -1,0 +1,45 @@
+"""Lay out the wheel: the whole tree in one package, so that users' modules stay theirs.
+
+The folders and files of the checkout go into graft/, and so do the names by which they
+import each other: "from pipeline import split" becomes "from graft.pipeline import".
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FOLDERS = ("pipeline", "model", "graft", "recipes")
+COMMANDS = ("train.py", "evaluate.py")
+_IMPORT = re.compile(rb"^( *)(from|import) (pipeline|model)(?=[. ])", re.MULTILINE)
+
+
+class WheelLayout(BuildHookInterface):
+    """Build the package graft in a folder beside, from which the wheel takes it."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Fill the folder, unless the checkout itself is to be installed."""
+        if version == "editable":
+            return
+        root, package = Path(self.root), Path(self.directory, "tree", "graft")
+        shutil.rmtree(package, ignore_errors=True)
+        for folder in FOLDERS:
+            target = package if folder == "graft" else package / folder
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(root / folder, target, ignore=ignored, dirs_exist_ok=True)
+        commands = package / "commands"
+        commands.mkdir()
+        (commands / "__init__.py").write_text(
+            '"""Programs of the checkout\'s top."""\n'
+        )
+        for name in COMMANDS:
+            shutil.copy(root / name, commands)
+        for module in package.rglob("*.py"):
+            module.write_bytes(_IMPORT.sub(rb"\1\2 graft.\3", module.read_bytes()))
+        build_data["force_include"][str(package)] = "graft"
+
+    def finalize(self, version: str, build_data: dict[str, Any], wheel: str) -> None:
+        """Remove the folder."""
+        shutil.rmtree(Path(self.directory, "tree"), ignore_errors=True)
