@@ -180,6 +180,9 @@ class FinishedRun:
     def records_folder(self, data: str = "") -> Path:
         """Return the folder of the run's records: `data`, or the one it trained on."""
         folder = Path(data or self.config["data"]["path"])
+        if not data and run_folder.is_fold(self.directory):  # also if that was moved
+            beside = self.directory.parent / run_folder.FOLD_RECORDS
+            folder = beside / self.directory.name
         if not (folder / manifest.HEAD_NAME).exists():
             raise DataError(
                 f"{folder}: {manifest.HEAD_NAME} is missing. Expected the records that "
@@ -195,7 +198,7 @@ class FinishedRun:
         return records
 
 
-def read(run_dir: str) -> FinishedRun:
+def read(run_dir: str, flag: str = "--run_dir") -> FinishedRun:
     """Open the folder of a finished run; RunError says what is there instead."""
     directory = Path(run_dir)
     if not directory.exists():
@@ -208,10 +211,10 @@ def read(run_dir: str) -> FinishedRun:
         raise RunError(f"{directory}: {problem}")
     if (directory / run_folder.REPEATS).exists():
         models = sorted(directory.glob(f"*/{run_folder.MODEL_NAME}"))
-        runs = " or ".join(f"--run_dir={path.parent}" for path in models[:10])
+        runs = " or ".join(str(path.parent) for path in models[:10])
         raise RunError(
-            f"{directory}: this folder holds several runs. Name one that has ended an "
-            f"epoch: {runs or 'none yet'}"
+            f"{directory}: this folder holds several runs. For {flag}, name one that "
+            f"has ended an epoch: {runs or 'none yet'}"
         )
     for name in (run_folder.CONFIG_NAME, run_folder.MODEL_NAME):
         if not (directory / name).exists():
@@ -228,7 +231,7 @@ def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
 
     The name is that of the folder, or its whole path if two folders have the same name.
     """
-    runs = [read(run_dir) for run_dir in run_dirs]
+    runs = [read(run_dir, "--runs") for run_dir in run_dirs]
     names = [run.directory.name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.directory.resolve()) for run in runs]

@@ -280,7 +280,8 @@ def check_files(manifest: Manifest) -> None:
             file_system.refuse_lfs_pointer(path)
             advice = "Run the same pipeline.convert again"
             if path.is_symlink():  # of the records of a fold
-                advice = f"{path.readlink()} has changed since. Train the folds again"
+                source = path.readlink()
+                advice = f"{source} has changed or moved since. Train the folds again"
             raise DataError(
                 f"{path}: {f'has {size:,} bytes' if size else 'is missing'}. Expected "
                 f"{expected:,} bytes. {advice}"

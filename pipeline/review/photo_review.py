@@ -73,7 +73,7 @@ def conversion_command(folder: str) -> str:
     source = shlex.quote(folder)
     if Path(folder, manifest.HEAD_NAME).exists():
         # The folder of a fold links to records that were converted elsewhere.
-        is_fold = any(path.is_symlink() for path in Path(folder).glob("*.tfrecord"))
+        is_fold = Path(folder, "..", "..", "repeats.json").exists()
         source = "SRC" if is_fold else f"SRC --out={source}"
     return f"python -m pipeline.convert {source} --corrections={CORRECTIONS}"
 

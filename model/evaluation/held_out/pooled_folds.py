@@ -54,7 +54,8 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
         parts[name], figures = _evaluated(folds[name], config)
         every.append(figures)
     predictions, run = pool(parts), _stand_in(directory, folds["fold-0"])
-    source, records = str(run.config["data"]["path"]), _records(folds["fold-0"])
+    source = str(run.config["data"]["path"])
+    records = folds["fold-0"].read_records()
     data = EvaluationData(records=records, split="all", folder=source)
     if {row.path for row in data.rows} != {row.path for row in predictions.rows}:
         raise run_folder.RunError(f"{directory}: its folds are not of the same photos.")
@@ -79,7 +80,8 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
 
 def _evaluated(run: FinishedRun, config: Config) -> tuple[Predictions, dict[str, Any]]:
     """Return predictions and figures of a fold, as stored or evaluated now."""
-    data = EvaluationData(records=_records(run), split="test")
+    data = EvaluationData(records=run.read_records(), split="test")
+    manifest.check_files(data.records)  # links may lead to changed files
     name = "test" + f"-{config.tta}" * (config.tta != "none")
     path = stored_logits.find(run, name, run.manifest_digest)
     if path is None:
@@ -95,12 +97,6 @@ def _evaluated(run: FinishedRun, config: Config) -> tuple[Predictions, dict[str,
         tta=config.tta,
     )
     return predictions, stored_logits.read_figures(path.with_suffix(".json"))
-
-
-def _records(run: FinishedRun) -> manifest.Manifest:
-    """Return the records of a fold, which lie beside the runs."""
-    folder = run.directory.parent / run_folder.FOLD_RECORDS
-    return run.read_records(str(folder / run.directory.name))
 
 
 def _stand_in(directory: Path, fold: FinishedRun) -> FinishedRun:

@@ -209,12 +209,12 @@ def test_on_a_phone_a_table_says_that_it_scrolls(page):
 
 
 def test_the_command_names_the_photos_or_the_records(tmp_path):
-    photos, records, fold = (tmp_path / name for name in ("my photos", "r", "fold"))
+    names = ("my photos", "r", "folds/records/fold-0")
+    photos, records, fold = (tmp_path / name for name in names)
     for folder in (records, fold):
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "manifest.json").write_text("{}")
-    (records / "a.tfrecord").write_bytes(b"")
-    (fold / "a.tfrecord").symlink_to(records / "a.tfrecord")
+    (tmp_path / "folds" / "repeats.json").write_text("{}")
     begin, end = "python -m pipeline.convert ", " --corrections=corrections.csv"
     command = photo_review.conversion_command
     assert command(str(photos)) == f"{begin}'{photos}'{end}"

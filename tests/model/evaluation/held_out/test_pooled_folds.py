@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,26 @@ def test_folds_that_are_evaluated_are_not_evaluated_again(folds, monkeypatch, ca
     evaluate.evaluate(Config(run_dir=str(folds), report=False))
 
 
+def test_folds_can_be_moved_and_changed_records_are_refused(folds, tmp_path, capsys):
+    moved = folds.rename(tmp_path / "moved")
+    figures = evaluate.evaluate(Config(run_dir=str(moved), report=False))
+    assert figures["num_examples"] == 60
+    figures = evaluate.evaluate(Config(run_dir=str(moved / "fold-1"), report=False))
+    assert figures["data"]["path"] == str(moved / "records" / "fold-1")
+    # As on another file system, where hard links are not possible.
+    converted = shutil.copy(moved / "records" / "fold-0" / "red.tfrecord", tmp_path)
+    link = moved / "records" / "fold-1" / "red.tfrecord"
+    link.unlink()
+    link.symlink_to(converted)
+    evaluate.evaluate(Config(run_dir=str(moved)))
+    with Path(converted).open("ab") as file:
+        file.write(b"more")
+    message = f"{link}: has .* bytes.* {converted} has changed or moved since. Train"
+    for run_dir in (moved, moved / "fold-1"):
+        with pytest.raises(DataError, match=message):
+            evaluate.evaluate(Config(run_dir=str(run_dir)))
+
+
 def test_folds_that_differ_more_than_by_chance_widen_the_interval(folds, monkeypatch):
     """A network that is wrong about all photos of one fold."""
     network = evaluated_runs.network()
@@ -133,5 +154,13 @@ def test_folds_that_cannot_be_evaluated_together_are_an_error_of_one_line(folds)
 
 def test_several_seeds_are_not_evaluated_together(folds):
     (folds / run_folder.REPEATS).write_text('{"settings": {"folds": 0}}')
-    with pytest.raises(DataError, match=r"several runs. Name one .*fold-0"):
+    with pytest.raises(
+        DataError, match=r"several runs. For --run_dir, name one .*fold-0"
+    ):
         evaluate.evaluate(Config(run_dir=str(folds)))
+
+
+def test_a_comparison_takes_one_fold_and_not_the_folder_of_all(folds):
+    message = f"{folds}: this folder holds .* For --runs, name one .*{folds}/fold-0 or"
+    with pytest.raises(DataError, match=message):
+        evaluate.compare(Config(runs=f"{folds}/fold-1,{folds}"))
