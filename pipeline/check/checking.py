@@ -97,7 +97,7 @@ def _check_photos(config: Config, root: Path) -> _Checked:
         *photo_findings.find_groups(rows, source, groups),
         *photo_findings.find_small_classes(counts),
         *photo_findings.find_missing_splits(counts, source.given, "error"),
-        *photo_findings.find_similar_names(source.class_names),
+        *photo_findings.find_misleading_names(source.class_names),
         *photo_findings.find_unusual_files(rows),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())

@@ -207,10 +207,10 @@ def find_missing_splits(
     return [Finding(kind, severity, meaning)] if lacking else []
 
 
-def find_similar_names(names: Sequence[str]) -> list[Finding]:
-    """Find classes whose names look the same, or nearly."""
-    meaning = photo_source.describe_similar_names(names)
-    return [Finding("class names alike", "warning", meaning)] if meaning else []
+def find_misleading_names(names: Sequence[str]) -> list[Finding]:
+    """Find classes whose names look the same, or have another meaning."""
+    meanings = photo_source.describe_names(names)
+    return [Finding(kind, "warning", text) for kind, text in meanings.items()]
 
 
 def kinds_of(row: Row) -> list[str]:

@@ -82,7 +82,7 @@ def convert(config: Config) -> Summary:
             for path in (*partial.glob("*.part"), *partial.glob("*.rows")):
                 path.unlink()
             staging.commit(directory, obsolete)
-    similar_names = photo_source.describe_similar_names(source.class_names)
+    names = photo_source.describe_names(source.class_names)
     return Summary(
         manifest=converted if before is None or changed else before,
         written=tuple(written),
@@ -92,7 +92,7 @@ def convert(config: Config) -> Summary:
             *source.notes,
             *photo_selection.describe_given(source, info.shares),
             *changes,
-            *([f"warning: class names alike: {similar_names}"] * bool(similar_names)),
+            *(f"warning: {kind}: {text}" for kind, text in names.items()),
         ),
     )
 

@@ -15,11 +15,10 @@ from pipeline.records import staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Code, Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources.lists import text_lines
-from pipeline.sources.photo_source import Source
+from pipeline.sources.photo_source import SKIP, Source
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
-SKIP = "skip"
 _LEFT_OUT = "left out by a correction"
 # Earlier versions wrote the second one.
 _LEFT_OUT_CODES = {Code.LEFT_OUT_BY_CORRECTION, Code.LEFT_OUT_BY_LIST}

@@ -17,6 +17,7 @@ import markupsafe
 from pipeline.images import opencv
 from pipeline.records import manifest
 from pipeline.records.manifest_row import ImageError
+from pipeline.sources.photo_source import SKIP
 from pipeline.system import command_line, html_templates
 from pipeline.system.errors import DataError
 
@@ -46,7 +47,10 @@ class PhotoReview:
         """
         self.data: dict[str, Any] = {
             "key": hashlib.sha256(repr((file_name, key)).encode()).hexdigest(),
-            "classes": list(class_names),
+            # In corrections.csv the name of one class would leave photos out.
+            "classes": [
+                n for n in class_names if (n, file_name) != (SKIP, CORRECTIONS)
+            ],
             "file": file_name,
             "command": command,
             "photos": [],

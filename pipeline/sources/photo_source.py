@@ -21,6 +21,14 @@ SPLIT_OF: Mapping[str, str] = {
     **dict.fromkeys(("validation", "valid", "val"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+SKIP = "skip"  # in place of a class in corrections.csv: leave the photo out
+# Names of classes, in lower case, with another meaning to Graft.
+_MEANINGS = {
+    SKIP: "in corrections.csv, skip leaves photos out",
+    **dict.fromkeys(
+        ("unsure", "none"), "--sort_into of model.predict puts photos of no class there"
+    ),
+}
 # Ending of a photo's name.
 ENDING = re.compile(
     r"\.(jpe?g|jpe|jfif|png|gif|bmp|dib|tiff?|webp|avif|heic|heif|jp2|p[gnp]m)$",
@@ -148,12 +156,17 @@ def count_splits(splits: Iterable[str]) -> str:
     return ", ".join(parts)
 
 
-def describe_similar_names(names: Iterable[str]) -> str:
-    """Return text about classes whose names look the same, or nearly; "" for none."""
+def describe_names(names: Sequence[str]) -> dict[str, str]:
+    """Return {kind: text} on names of classes that look the same or mislead."""
     by_look: dict[str, list[str]] = collections.defaultdict(list)
     for name in names:
         key = unicodedata.normalize("NFKC", name).casefold()
         by_look[re.sub(r"[\s_]|(?<=[^\W\d])-", "", key).removesuffix("s")].append(name)
     twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
-    text = "the same but for case, spaces, encoding or a plural; are they one class? "
-    return text + "; ".join(twins) if twins else ""
+    same = "the same but for case, spaces, encoding or a plural; are they one class? "
+    texts = {"class names alike": same + "; ".join(twins)} if twins else {}
+    other = [n for n in names if n.casefold() in _MEANINGS]
+    if other:
+        meanings = "; ".join(f"{n} ({_MEANINGS[n.casefold()]})" for n in other)
+        texts["class names with another meaning"] = f"rename {meanings}"
+    return texts

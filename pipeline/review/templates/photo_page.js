@@ -146,7 +146,7 @@ const photoPage = (() => {
   };
   const answerOf = (key, [, label, , suggested]) => {
     if (key === "r") return `=${label || suggested}`;
-    if (key === "i" && suggested) return `=${suggested}`;
+    if (key === "i" && review.classes.includes(suggested)) return `=${suggested}`;
     if (key === "x") return "-";
     const name = /^[1-9]$/.test(key) ? review.classes[key - 1] : undefined;
     return name === undefined ? undefined : `=${name}`;

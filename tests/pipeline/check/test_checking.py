@@ -167,13 +167,31 @@ def test_a_class_that_one_given_split_lacks_is_an_error(scenes, tmp_path):
 def test_class_names_that_are_nearly_the_same_are_warned_of():
     names = ("Ants", "ants", "ant", "caf\u00e9", "cafe\u0301")
     names += ("a_b", "a-b", "a b", "A+")
-    (finding,) = photo_findings.find_similar_names(names)
+    (finding,) = photo_findings.find_misleading_names(names)
     assert finding.severity == "warning"
     twins = finding.meaning.partition("? ")[2].split("; ")
     assert twins == [
         *("Ants and ants and ant", "caf\u00e9 and cafe\u0301", "a_b and a-b and a b")
     ]
-    assert photo_findings.find_similar_names(("ants", "bees", "1", "-1", "1-2")) == []
+    others = ("ants", "bees", "1", "-1", "1-2", "skipped")
+    assert photo_findings.find_misleading_names(others) == []
+
+
+def test_class_names_that_mean_something_else_elsewhere_are_warned_of(
+    photos, tmp_path, capsys
+):
+    for name, new in (("blue", "None"), ("red", "skip")):
+        (photos / name).rename(photos / new)
+    meaning = (
+        "rename None (--sort_into of model.predict puts photos of no class there); "
+        "skip (in corrections.csv, skip leaves photos out)"
+    )
+    report = run(photos, tmp_path)
+    findings = {finding.kind: finding for finding in report.findings}
+    finding = findings["class names with another meaning"]
+    assert (finding.severity, finding.meaning) == ("warning", meaning)
+    notes = conversions.convert(photos, tmp_path / "records").notes
+    assert f"warning: class names with another meaning: {meaning}" in notes
 
 
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):

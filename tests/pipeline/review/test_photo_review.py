@@ -102,6 +102,22 @@ def test_clicks_become_a_csv_file_of_what_differs_from_the_labels(page, tmp_path
     assert "--corrections=corrections.csv" in every(page, "#review-next")[0].text
 
 
+def test_a_class_called_like_the_answer_to_leave_out_is_not_offered(window, tmp_path):
+    photos = [PHOTOS[0] | {"suggested": "skip"}]
+    classes = ["ants", "skip", "wasps"]
+    window.get(review_pages.write(tmp_path, photos, classes).as_uri())
+    buttons = [button.text for button in every(window, ".answers button")]
+    assert buttons == ["right", "leave out"]
+    press(window, *"\ue014i2")  # arrow, the suggestion, the second class
+    assert counted(window) == "1 of 1 answered, 1 to save"
+    select = every(window, ".answers select")[0]
+    assert select.get_property("value") == "=wasps"
+    review = photo_review.PhotoReview(
+        key=1, class_names=classes, command="", file_name=photo_review.LABELS
+    )
+    assert review.data["classes"] == classes
+
+
 def test_a_second_click_takes_an_answer_back(page):
     click(page, 1, "leave out")
     click(page, 1, "leave out")
