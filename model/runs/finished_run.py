@@ -117,7 +117,8 @@ class FinishedRun:
                 for name, kind in _NEAR_COPY.items():
                     expect(name, photo[name], kind)
             for name in ("chance", "num_training", "num_training_in_all"):
-                expect(name, content[name], float, int)
+                if not 0 <= expect(name, content[name], float, int) < math.inf:
+                    raise ValueError(f"{name}: expected 0 or more")
             return dict(content)
 
         return dict(read_json(path, check)) if path.exists() else {}

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -181,4 +182,33 @@ def test_damaged_doubts_are_an_error_of_one_line(doubted, found, change):
     path = run.directory / "evaluation" / "doubts.json"
     path.write_text(json.dumps({**doubts, **change}))
     with pytest.raises(DataError, match=r"doubts\.json: damaged .* Remove it"):
+        evaluated(run, found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_doubts": -1}, "impossible numbers of photos"),
+        ({"num_doubts": 3}, "impossible numbers of photos"),  # four are listed
+        ({"num_doubts": 5}, "impossible numbers of photos"),  # of four examples
+        ({"num_examples": 61}, "impossible numbers of photos"),  # of 60 in the records
+        ({"num_probable": -1}, "impossible numbers of photos"),
+        ({"num_probable": 5}, "impossible numbers of photos"),
+        ({"suggested_probability": math.nan}, r"impossible probabilities .*nan"),
+        ({"suggested_probability": 1.5}, r"impossible probabilities .*1\.5"),
+        ({"label_probability": -0.5}, r"impossible probabilities .*-0\.5"),
+        ({"label_probability": 1.0, "suggested_probability": 0.9}, "impossible prob"),
+    ],
+    ids=str,
+)
+def test_impossible_numbers_of_doubts_are_refused(doubted, found, changes, message):
+    run, _, doubts = doubted
+    label_errors.write(run.directory, doubts)
+    if changes.keys() & doubts.keys():
+        doubts = doubts | changes
+    else:
+        doubts["photos"][0] |= changes
+    path = run.directory / "evaluation" / "doubts.json"
+    path.write_text(json.dumps(doubts))
+    with pytest.raises(DataError, match=rf"doubts\.json: damaged .*{message}"):
         evaluated(run, found)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import cv2
 import numpy as np
@@ -88,6 +89,15 @@ def test_a_damaged_list_of_a_run_is_refused(tmp_path):
     path = tmp_path / "similar.json"
     run = finished_run.FinishedRun(directory=tmp_path, config={})
     assert run.near_copies() == {}
-    path.write_text(json.dumps({"photos": [{"path": 1}]}))
-    with pytest.raises(DataError, match=r"similar\.json: damaged"):
-        run.near_copies()
+    fitting = {"photos": [], "chance": 0.5, "num_training": 3, "num_training_in_all": 3}
+    path.write_text(json.dumps(fitting))
+    assert run.near_copies() == fitting
+    for change in (
+        {"photos": [{"path": 1}]},
+        {"chance": math.nan},
+        {"num_training": -1},
+        {"num_training_in_all": math.inf},
+    ):
+        path.write_text(json.dumps(fitting | change))
+        with pytest.raises(DataError, match=r"similar\.json: damaged"):
+            run.near_copies()
