@@ -26,12 +26,13 @@ def main(typed: dict[str, Any]) -> None:
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.loop import distributed
+    from model.runs import run_folder
     from model.training import learning_rate_finder, plan_estimate, train_run
     from model.training.repeats import repeated_runs
 
     rank, num_processes = distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
     if run_dir:
-        is_repeated = repeated_runs.is_repeated(run_dir)
+        is_repeated = (run_dir / run_folder.REPEATS).exists()
         resume = repeated_runs.resume if is_repeated else train_run.resume
         report(resume(run_dir), rank)
     elif action.plan:
@@ -60,9 +61,8 @@ def report(directory: Path, rank: int) -> None:
     """Print the folder of a run and its best epoch, in the chief process alone."""
     from model.runs import finished_run, run_folder
     from model.training import train_run
-    from model.training.repeats import repeated_runs
 
-    if repeated_runs.is_repeated(directory):
+    if (directory / run_folder.REPEATS).exists():
         command_line.say(f"runs: {run_folder.shown(directory)}")
     elif rank == 0:
         for folder in (directory, directory / train_run.SCRATCH):

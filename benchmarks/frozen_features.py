@@ -35,7 +35,7 @@ import tensorflow as tf
 from model.export import converters
 from model.loop import device
 from model.loop.inputs import feature_cache
-from model.networks import architecture, batch_norm_folding, registry
+from model.networks import architecture, fast_graphs, registry
 from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
@@ -59,7 +59,7 @@ def build_trunk(network: architecture.Network, dtype: str) -> Any:
 
 def in_tensorflow(trunk: Any, batch: Any) -> Callable[[], Any]:
     """Return a function that computes a batch as feature_cache does."""
-    compute = tf.function(batch_norm_folding.folded(trunk), autograph=False)
+    compute = tf.function(fast_graphs.folded(trunk), autograph=False)
     return lambda: compute(batch).numpy()
 
 

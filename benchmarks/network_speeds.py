@@ -16,7 +16,7 @@ import frozen_features
 import numpy as np
 import tensorflow as tf
 
-from model.networks import batch_norm_folding, registry
+from model.networks import fast_graphs, registry
 
 BATCH_SIZE, NUM_BATCHES = 32, 3
 
@@ -32,7 +32,7 @@ def main() -> None:
         network = registry.by_name(name)
         spec = network.input_spec
         trunk = frozen_features.build_trunk(network, options.precision)
-        compute = tf.function(batch_norm_folding.folded(trunk), autograph=False)
+        compute = tf.function(fast_graphs.folded(trunk), autograph=False)
         shape = (BATCH_SIZE, spec.size_px, spec.size_px, 3)
         batch = tf.constant(np.random.default_rng(0).normal(size=shape), "float32")
 

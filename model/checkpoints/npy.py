@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import archive, bounds, checkpoint, errors
+from model.checkpoints import bounds, checkpoint, errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.pickles import unpickle
 
@@ -42,7 +42,7 @@ def read(path: Path) -> Checkpoint:
     with path.open("rb") as file:
         is_npy = file.read(len(SIGNATURE)) == SIGNATURE
     if not is_npy:
-        with archive.opened(path) as members:
+        with bounds.open_zip(path) as members:
             tensors = _read_members(members, path)
         return Checkpoint(tensors=tensors, format="NumPy archive (.npz)")
     value, rest = _parse(path.read_bytes(), where)
@@ -59,13 +59,13 @@ def read(path: Path) -> Checkpoint:
 def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     infos = [info for info in file.infolist() if info.filename.endswith(".npy")]
     max_bytes = max(_SMALL_BYTES, _MAX_GROWTH * path.stat().st_size)
-    archive.check_members(infos, path, max_bytes=max_bytes)
+    bounds.check_zip_members(infos, path, max_bytes=max_bytes)
     tensors: dict[str, np.ndarray] = {}
     for info in infos:
         name, where = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
         if name in tensors:
             raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
-        tensors[name] = parse_values(archive.read_member(file, info), where)
+        tensors[name] = parse_values(bounds.read_zip_member(file, info), where)
     return tensors
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import archive, bounds, caffemodel, errors, npy, other_formats
+from model.checkpoints import bounds, caffemodel, errors, npy, other_formats
 from model.checkpoints.checkpoint import Checkpoint, parse_dict, parse_metadata
 from model.checkpoints.hdf5 import h5, isolated_h5
 from model.checkpoints.pickles import pth, unpickle
@@ -139,7 +139,7 @@ def _read_file(path: Path, keras_config: str) -> Checkpoint:
 
 
 def _read_zip(path: Path, keras_config: str) -> Checkpoint:
-    with archive.opened(path) as file:
+    with bounds.open_zip(path) as file:
         names = file.namelist()
     if any(_ZIPPED_SAVED_MODEL.fullmatch(name) for name in names) or any(
         name.rpartition("/")[2] == _KERAS_2_FILE for name in names
@@ -174,7 +174,7 @@ def _unpack_keras_zip(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
     Return the JSON text of the model's configuration, and metadata: the version of
     Keras and what a file that Graft wrote says about itself.
     """
-    with archive.opened(path) as file:
+    with bounds.open_zip(path) as file:
         members = {info.filename: info for info in file.infolist()}
         for name in (_CONFIG, _METADATA, _WEIGHTS):
             if name not in members:
@@ -182,10 +182,10 @@ def _unpack_keras_zip(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
                     f"{path}: a zip file, but not of a Keras model (no {name})"
                 )
         infos = [members[n] for n in (_CONFIG, _METADATA, OWN_MEMBER) if n in members]
-        archive.check_members(infos, path, max_bytes=_MAX_TEXT_BYTES)
+        bounds.check_zip_members(infos, path, max_bytes=_MAX_TEXT_BYTES)
         limit = isolated_h5.limit_for(path.stat().st_size)
-        archive.check_members([members[_WEIGHTS]], path, max_bytes=limit)
-        config, of_keras, *own = (archive.read_member(file, info) for info in infos)
+        bounds.check_zip_members([members[_WEIGHTS]], path, max_bytes=limit)
+        config, of_keras, *own = (bounds.read_zip_member(file, info) for info in infos)
         text = config.decode()
         with file.open(_WEIGHTS) as source, weights.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
@@ -198,7 +198,7 @@ def _unpack_keras_zip(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
 
 def _read_zipped_model(path: Path, keras_config: str) -> Checkpoint:
     """Read a zip file with keras_model.h5 or a SavedModel, and class names."""
-    with file_system.scratch_folder() as folder, archive.opened(path) as file:
+    with file_system.scratch_folder() as folder, bounds.open_zip(path) as file:
         members: dict[Path, zipfile.ZipInfo] = {}
         for info in file.infolist():
             place = folder
@@ -211,7 +211,7 @@ def _read_zipped_model(path: Path, keras_config: str) -> Checkpoint:
                     "pass one of them"
                 )
         limit = isolated_h5.limit_for(path.stat().st_size)
-        archive.check_members(members.values(), path, max_bytes=limit)
+        bounds.check_zip_members(members.values(), path, max_bytes=limit)
         for target, info in members.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             with file.open(info) as source, target.open("wb") as copy:

@@ -17,8 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.loop import traced_function
-from model.networks import batch_norm_folding, head
+from model.networks import fast_graphs, head
 from pipeline.system.errors import DataError
 
 # Layers that only move, thin out or rescale a map; the paper's "last convolutional
@@ -85,7 +84,7 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     the position that contributes most to the label's logit, 0 where nothing does.
     """
     network = HeatMaps(model)
-    heat = traced_function.for_any_batch(
+    heat = fast_graphs.for_any_batch(
         lambda images, labels: network(tf.cast(images, tf.float32), labels)[0]
     )
     return lambda images, labels: np.asarray(heat(images, np.asarray(labels, np.int32)))
@@ -106,7 +105,7 @@ class HeatMaps:
         )
         tensors = [model.output, *maps, *means, *outputs]
         network = keras.Model(model.input, tensors)
-        self._compute = batch_norm_folding.folded(network)
+        self._compute = fast_graphs.folded(network)
         self._size = max(tuple(map_.shape[1:3]) for map_ in maps)
 
     def __call__(self, images: Any, labels: Any = None) -> list[Any]:

@@ -17,8 +17,8 @@ from model.evaluation import stored_logits
 from model.evaluation.evaluation_settings import Config
 from model.evaluation.held_out import label_errors
 from model.evaluation.stored_logits import Predictions
-from model.loop import metrics, traced_function
-from model.networks import batch_norm_folding
+from model.loop import metrics
+from model.networks import fast_graphs
 from model.runs import finished_run, run_folder
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -209,8 +209,8 @@ def evaluate_split(
     _check(model, data, len(class_names))
     images = image_batches.Images(records, rows, spec, batch_size=config.batch_size)
     views = views_of(config.tta, images.sizes, spec)
-    compute = batch_norm_folding.folded(model)
-    predict = traced_function.for_any_batch(
+    compute = fast_graphs.folded(model)
+    predict = fast_graphs.for_any_batch(
         lambda images: compute(tf.cast(images, tf.float32))
     )
     labels = np.full(len(rows), -1, np.int64)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.loop import distributed, traced_function
-from model.networks import architecture, batch_norm_folding
+from model.loop import distributed
+from model.networks import architecture, fast_graphs
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -155,8 +155,8 @@ def _seconds_in_each(
     shape = (_TIMED_PHOTOS, spec.size_px, spec.size_px, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     steps = [
-        traced_function.for_any_batch(
-            batch_norm_folding.folded(network.build(spec, last=last, dtype=dtype))
+        fast_graphs.for_any_batch(
+            fast_graphs.folded(network.build(spec, last=last, dtype=dtype))
         )
         for dtype in ("float32", "mixed_bfloat16")
     ]

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.loop import distributed, dropout, optimization, traced_function
+from model.loop import distributed, dropout, optimization
+from model.networks import fast_graphs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,7 +265,7 @@ class TrainStep:
         self._setup = setup
         self.steps = 0
         self.waiting = 0  # batches whose gradients wait for the next step
-        self._train_on_batch = traced_function.for_any_batch(
+        self._train_on_batch = fast_graphs.for_any_batch(
             functools.partial(train_step, model, setup)
         )
         self._apply_accumulated = tf.function(

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from model.loop import metrics, traced_function, train_step
+from model.loop import metrics, train_step
+from model.networks import fast_graphs
 from pipeline.batches.input_spec import InputSpec
 
 # Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
@@ -89,7 +90,7 @@ class Source(Protocol):
 def make_predict_step(model: Any) -> Callable[[Any], Any]:
     """Return a function inputs -> logits, float32 [batch, num_classes]."""
 
-    @traced_function.for_any_batch
+    @fast_graphs.for_any_batch
     def step(inputs: Any) -> Any:
         return tf.cast(model(inputs, training=False), tf.float32)
 

@@ -1,22 +1,27 @@
-"""Load a run or a weight file as a classifier, and explain its predictions."""
+"""Load a run or a weight file as a classifier, and explain and draw its predictions."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.evaluation import grad_cam, run_evaluation, strangers
-from model.loop import metrics, traced_function
-from model.networks import batch_norm_folding
-from model.predict import similar_photos
-from model.runs import finished_run, run_list
+from model.loop import metrics
+from model.networks import fast_graphs
+from model.predict import photo_batches, similar_photos
+from model.predict.output_formats import Prediction
+from model.runs import finished_run, pictures, run_list
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import file_headers
+from pipeline.images import file_headers, opencv
 from pipeline.records import stored_photo
-from pipeline.records.manifest_row import Row
-from pipeline.system import command_line
+from pipeline.records.manifest_row import ImageError, Row
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
+
+_LONGEST_NAME = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,11 +61,10 @@ class Classifier:
         """
         scorer = self.stranger_scorer
         if scorer is None or self.run is None:
-            compute = batch_norm_folding.folded(self.model)
-            step = traced_function.for_any_batch(compute)
+            step = fast_graphs.for_any_batch(fast_graphs.folded(self.model))
             return lambda images: (np.asarray(step(images)), None)
         embedder = similar_photos.build_embedder(self.run, self.model)
-        both = traced_function.for_any_batch(batch_norm_folding.folded(embedder))
+        both = fast_graphs.for_any_batch(fast_graphs.folded(embedder))
 
         def predict(images: Any) -> tuple[np.ndarray, np.ndarray]:
             features, logits = both(images)
@@ -146,7 +150,7 @@ class Explainer:
                 notes.append(f"No similar training photos: {error}")
         self._has_heat = True
         try:
-            self._step = traced_function.for_any_batch(
+            self._step = fast_graphs.for_any_batch(
                 grad_cam.HeatMaps(model, embedder.outputs[:1] if embedder else ())
             )
         except grad_cam.NoSpatialLayer as error:
@@ -154,7 +158,7 @@ class Explainer:
             if self.index is None:
                 raise DataError(" ".join(notes)) from error
             self._has_heat = False
-            self._step = traced_function.for_any_batch(
+            self._step = fast_graphs.for_any_batch(
                 lambda images: embedder(images, training=False)[::-1]
             )
         for line in notes:
@@ -189,3 +193,53 @@ class Explainer:
         if self.index is None:
             raise DataError("There are no training photos.")
         return stored_photo.StoredPhotos(self.index.records.directory).image(row)
+
+
+class ExplanationPictures:
+    """Write one picture for each photo into a folder."""
+
+    def __init__(self, folder: Path, explainer: Explainer, spec: InputSpec) -> None:
+        """Make the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._explainer = explainer
+        self._network_input = photo_batches.NetworkInput(spec)
+        self._grey = np.full((spec.size_px, spec.size_px, 3), 128, np.uint8)
+        self._count = 0
+        self._unreadable: set[str] = set()
+
+    def draw(
+        self, prediction: Prediction, pixels: np.ndarray, explanation: Explanation
+    ) -> Prediction:
+        """Draw a picture; return the prediction with its picture and similar photos.
+
+        `pixels` are the photo as the network sees it. A training photo whose record is
+        damaged or missing is grey, and is logged once.
+        """
+        self._count += 1
+        tiles, titles = [pixels], ["photo"]
+        if explanation.overlay is not None:
+            tiles.append(explanation.overlay)
+            titles.append(f"{prediction.probability:.2f} {prediction.classes[0][0]}")
+        for similar in explanation.similar:
+            tiles.append(self._training_photo(similar.row))
+            titles.append(f"{similar.similarity:.2f} {similar.row.class_name}")
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(prediction.photo).stem)
+        stem = stem[:_LONGEST_NAME] or "photo"
+        path = self._folder / f"{self._count:05d}-{stem}.png"
+        with file_system.replacing(path) as partial:
+            pictures.draw_grid(np.stack(tiles), np.arange(len(tiles)), titles, partial)
+        return dataclasses.replace(
+            prediction, picture=str(path), similar=explanation.similar
+        )
+
+    def _training_photo(self, row: Row) -> np.ndarray:
+        try:
+            pixels = opencv.decode_rgb(self._explainer.training_photo(row))
+            return self._network_input.of_pixels(pixels)
+        except (ImageError, DataError, OSError) as error:
+            if row.path not in self._unreadable:
+                self._unreadable.add(row.path)
+                problem = f"{row.file} ({row.path}): {error}"
+                command_line.note(f"an unreadable training photo is grey: {problem}")
+            return self._grey

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.predict import classifier, explanation_picture, photo_batches
+from model.predict import classifier, photo_batches
 from model.predict.output_formats import Prediction
 from model.predict.predict_settings import Config
 from model.predict.unlabelled import suggestions
@@ -143,7 +143,7 @@ class _Predictor:
         self._explainer: classifier.Explainer | None = None
         if config.explain:
             self._explainer = classifier.Explainer(photo_classifier, config.data)
-            self._pictures = explanation_picture.Pictures(
+            self._pictures = classifier.ExplanationPictures(
                 Path(config.explain), self._explainer, photo_classifier.spec
             )
 

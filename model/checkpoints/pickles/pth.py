@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import archive, bounds, errors
+from model.checkpoints import bounds, errors
 from model.checkpoints.pickles import unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -149,7 +149,7 @@ def _damaged(path: Path, key: Any, problem: str) -> errors.CorruptCheckpoint:
 
 def read_zip(path: Path) -> dict[str, np.ndarray]:
     """Read a file that torch.save wrote since PyTorch 1.6."""
-    with archive.opened(path) as file:
+    with bounds.open_zip(path) as file:
         members = {info.filename: info for info in file.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -165,7 +165,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
         ]
         # torch.save never compresses, so what it writes is not larger than the file.
         size, methods = path.stat().st_size, [zipfile.ZIP_STORED]
-        archive.check_members(used, path, max_bytes=size, methods=methods)
+        bounds.check_zip_members(used, path, max_bytes=size, methods=methods)
         if order in members and file.read(order) != b"little":
             raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
         storages: dict[str, _Storage] = {}

@@ -35,7 +35,7 @@ class Candidate:
     images_per_s: float | None = None
 
     def of_photos(self, chosen: np.ndarray) -> "Candidate":
-        """Return the same run for some of the photos, bool [num_examples]."""
+        """Return the same run for photos of these indices, or bool [num_examples]."""
         arrays = {name: values[chosen] for name, values in vars(self.examples).items()}
         return dataclasses.replace(self, examples=stored_logits.Examples(**arrays))
 
@@ -122,8 +122,7 @@ def _sorted(candidate: Candidate) -> Candidate:
     """Sort by SHA-256 and label."""
     examples = candidate.examples
     order = np.lexsort((examples.path, examples.label, examples.sha256))
-    arrays = {name: values[order] for name, values in vars(examples).items()}
-    return dataclasses.replace(candidate, examples=stored_logits.Examples(**arrays))
+    return candidate.of_photos(order)
 
 
 def _describe(candidate: Candidate, groups: np.ndarray) -> dict[str, Any]:

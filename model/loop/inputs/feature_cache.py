@@ -17,9 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.loop import traced_function
 from model.loop.inputs import feature_store
-from model.networks import architecture, batch_norm_folding
+from model.networks import architecture, fast_graphs
 from model.weights import model_variables
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -141,9 +140,9 @@ def as_stored(trunk: Any, dtype: Any) -> Callable[[Any], Any]:
 
     float16 holds every bfloat16 number of a feature's usual size exactly.
     """
-    compute = batch_norm_folding.folded(trunk)
+    compute = fast_graphs.folded(trunk)
 
-    @traced_function.for_any_batch
+    @fast_graphs.for_any_batch
     def run(images: Any) -> Any:
         features = tf.cast(compute(images), tf.float32)
         if dtype == np.float16:

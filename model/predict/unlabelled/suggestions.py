@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import traced_function
 from model.loop.inputs import near_copies
-from model.networks import batch_norm_folding
+from model.networks import fast_graphs
 from model.predict import output_formats, similar_photos
 from model.predict.classifier import Classifier
 from model.predict.output_formats import Prediction
@@ -74,7 +73,7 @@ class Pool:
         self._known = dict.fromkeys(known, "in the records of the run")
         embedder = similar_photos.build_embedder(run, classifier.model)
         # Function from images to the input of the head, and logits.
-        self.embed = traced_function.for_any_batch(batch_norm_folding.folded(embedder))
+        self.embed = fast_graphs.for_any_batch(fast_graphs.folded(embedder))
         self._config, self._classifier = config, classifier
         first, *others = config.photos
         # Paths start here, as pipeline.convert needs them.

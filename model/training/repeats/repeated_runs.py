@@ -155,11 +155,6 @@ def _write_fold(
         staging.commit(folder)
 
 
-def is_repeated(directory: Path) -> bool:
-    """Return whether a folder holds runs of several seeds or folds."""
-    return (directory / run_folder.REPEATS).exists()
-
-
 def _write(
     directory: Path, config: settings.Config, digest: str, results: Mapping[str, Any]
 ) -> None:

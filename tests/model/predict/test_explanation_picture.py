@@ -4,12 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.predict import (
-    classifier,
-    explanation_picture,
-    output_formats,
-    similar_photos,
-)
+from model.predict import classifier, output_formats, similar_photos
 from pipeline.system.errors import DataError
 from tests.support import small_runs
 
@@ -32,7 +27,7 @@ class Explainer:
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_training_photo_that_cannot_be_read_is_grey(tmp_path, found, capsys, name):
-    pictures = explanation_picture.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)
+    pictures = classifier.ExplanationPictures(tmp_path, Explainer(ERRORS[name]), SPEC)
     similar = [
         similar_photos.SimilarPhoto(row=row, similarity=0.5)
         for row in found.included()[:2]

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.loop import traced_function
+from model.networks import fast_graphs
 
 
 def test_all_batch_sizes_share_a_trace_for_each_kind_of_labels():
     """Labels are int32 [batch], shares of classes float32 [batch, num_classes]."""
     traces = []
 
-    @traced_function.for_any_batch
+    @fast_graphs.for_any_batch
     def double(values, labels):
         traces.append((values.shape.as_list(), labels.shape.rank, labels.dtype))
         return 2 * values, labels + 1
@@ -25,6 +25,6 @@ def test_all_batch_sizes_share_a_trace_for_each_kind_of_labels():
 
 def test_a_batch_that_does_not_fit_is_an_error():
     weights = tf.constant([[1.0], [2.0]])
-    run = traced_function.for_any_batch(lambda values: values @ weights)
+    run = fast_graphs.for_any_batch(lambda values: values @ weights)
     with pytest.raises(ValueError, match="Dimensions must be equal"):
         run(np.float32([[1, 2, 3]]))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from model.networks import batch_norm_folding, registry
+from model.networks import fast_graphs, registry
 
 
 def with_statistics(model):
@@ -32,7 +32,7 @@ def check(model, num_remaining):
     with_statistics(model)
     shape = (3, *model.inputs[0].shape[1:])
     images = np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
-    compute = batch_norm_folding.folded(model)
+    compute = fast_graphs.folded(model)
     expected = np.asarray(model(images, training=False))
     found = np.asarray(compute(tf.constant(images)))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
@@ -67,7 +67,7 @@ def test_without_batch_normalisation_the_bytes_are_the_same():
     network = registry.by_name("cifar10_quick")
     model = network.build(network.input_spec, last="pool3")
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-    found = batch_norm_folding.folded(model)(images).numpy()
+    found = fast_graphs.folded(model)(images).numpy()
     assert found.tobytes() == model(images, training=False).numpy().tobytes()
 
 
@@ -78,7 +78,7 @@ def test_in_narrow_precision(precision):
     x = layers.BatchNormalization(dtype=precision)(x)
     model = with_statistics(keras.Model(image, x))
     images = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
-    outputs = batch_norm_folding.folded(model)(tf.constant(images))
+    outputs = fast_graphs.folded(model)(tf.constant(images))
     assert outputs.dtype == precision.removeprefix("mixed_")
     expected = model(images, training=False)
     assert np.allclose(

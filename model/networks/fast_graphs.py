@@ -1,4 +1,4 @@
-"""Compute a network with its batch normalisation folded into the layers before it.
+"""Make fast TensorFlow graphs: fold batch normalisation, and trace a graph once.
 
 A network that does not train normalises by constants. They can be multiplied into the
 filters of a convolution once, instead of into its outputs every time. The result is the
@@ -96,3 +96,26 @@ def _fold(layer: Any, norm: Any) -> tuple[Any, Any]:
     kernel = kernel * (factor.reshape(kernel.shape[-2:]) if by_depth else factor)
     parts = (kernel, (bias - mean) * factor + beta)
     return tuple(tf.constant(part, tf.float32) for part in parts)
+
+
+def for_any_batch(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors or arrays that is traced once for all batch sizes.
+
+    The first axis of the tensors is the batch; scalars are allowed, too. tf.function
+    would trace again for the smaller last batch of a pass: 0.1 to 0.2 s.
+    """
+    graph = tf.function(function, autograph=False)
+    traced: dict[Any, Any] = {}
+
+    def call(*batch: Any) -> Any:
+        tensors = [tf.convert_to_tensor(part) for part in batch]
+        signature = tuple(
+            (tensor.dtype, (None, *tensor.shape[1:]) if tensor.shape.rank else ())
+            for tensor in tensors
+        )
+        if signature not in traced:
+            specs = [tf.TensorSpec(shape, dtype) for dtype, shape in signature]
+            traced[signature] = graph.get_concrete_function(*specs)
+        return traced[signature](*tensors)
+
+    return call
