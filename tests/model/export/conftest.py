@@ -1,7 +1,9 @@
+import sys
+
 import numpy as np
 import pytest
 
-from model.export import exportable
+from model.export import exportable, run_exported_file, verify_file
 from model.predict import photo_batches
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -29,6 +31,20 @@ def expected(small_run):
         return model(view[None].astype(np.float32), training=False).numpy()[0]
 
     return classify
+
+
+@pytest.fixture
+def proof_here(monkeypatch):
+    """Prove a file in this process, for a fresh one takes seconds to start.
+
+    The files of `exported` are proven in a fresh one.
+    """
+
+    def run(request_path, *_):
+        monkeypatch.setattr(sys, "argv", ["", str(request_path)])
+        run_exported_file.main()
+
+    monkeypatch.setattr(verify_file, "_run", run)
 
 
 @pytest.fixture(scope="session")

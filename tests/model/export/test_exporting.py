@@ -61,6 +61,7 @@ def test_the_table_compares_the_file_with_the_run():
     )
 
 
+@pytest.mark.slow
 def test_the_command_needs_a_run(tmp_path):
     done = processes.run_command(
         "-m", "model.export", "--format=keras", f"--run_dir={tmp_path}/no"
@@ -69,9 +70,15 @@ def test_the_command_needs_a_run(tmp_path):
     assert "no such run" in done.stderr
 
 
-def test_the_records_are_read_from_data(shared_run, tmp_path):
+def test_an_export_needs_a_run(tmp_path):
+    config = export_settings.Config(run_dir=f"{tmp_path}/no", format="keras")
+    with pytest.raises(DataError, match="no such run"):
+        exporting.export_classifier(config)
+
+
+def test_the_records_are_read_from_data(small_run, tmp_path):
     config = export_settings.Config(
-        run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
+        run_dir=str(small_run.directory), format="keras", data=str(tmp_path / "moved")
     )
     with pytest.raises(DataError, match=r"moved: manifest\.json is missing"):
         exporting.export_classifier(config)

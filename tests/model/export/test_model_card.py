@@ -1,8 +1,10 @@
 """The card of an exported file: its programs run, and no user's file is replaced."""
 
 import dataclasses
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from model.export import export_settings, exportable, model_card, verify_file
+from model.export import exportable, model_card, verify_file
 from model.predict import classifier, photo_batches
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
@@ -49,9 +51,43 @@ def head(card):
     return yaml.safe_load(card.split("---\n")[1])
 
 
-@pytest.mark.parametrize("form", export_settings.FORMATS)
-def test_the_program_answers_as_the_run_in_a_fresh_process(
-    exported, expected, small_run, form, tmp_path
+def run_afresh(script, paths):
+    """Run a program in a fresh process; return what it prints."""
+    ran = subprocess.run(
+        [sys.executable, "-I", str(script), *paths],
+        cwd=Path(paths[0]).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def run_here(script, paths):
+    """Run a program in this process, which has imported TensorFlow already."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", printed)
+        patch.setattr(sys, "argv", [str(script), *paths])
+        runpy.run_path(str(script), run_name="__main__")
+    printed.flush()
+    return printed.buffer.getvalue().decode()
+
+
+@pytest.mark.parametrize(
+    ("form", "run"),
+    [
+        ("onnx", run_afresh),
+        ("litert", run_afresh),
+        ("saved_model", run_here),
+        ("keras", run_here),
+        pytest.param("saved_model", run_afresh, marks=pytest.mark.slow),
+        pytest.param("keras", run_afresh, marks=pytest.mark.slow),
+    ],
+)
+def test_the_program_answers_as_the_run_alone(
+    exported, expected, small_run, form, run, tmp_path
 ):
     card = exported(form).card
     jpeg = encode(scene(2, 75, 51), ".jpg")
@@ -67,20 +103,15 @@ def test_the_program_answers_as_the_run_in_a_fresh_process(
     for name, content in photos.items():
         (tmp_path / name).write_bytes(content)
     script = exported(form).path.parent / "classify.py"
-    script.write_text(program(card.read_text()))
+    code = program(card.read_text())
+    assert not re.search(r"^(import|from) (model|pipeline)\b", code, re.M)
+    script.write_text(code)
     paths = [str(tmp_path / name) for name in photos]
-    ran = subprocess.run(
-        [sys.executable, "-I", str(script), *paths],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    printed = run(script, paths)
     script.unlink()
-    assert ran.returncode == 0, ran.stderr
     of_run = classifier.load_run(str(small_run.directory))
     step, network_input = of_run.predict_step(), photo_batches.NetworkInput(of_run.spec)
-    lines = iter(ran.stdout.splitlines())
+    lines = iter(printed.splitlines())
     for path, photo in zip(paths, photos.values(), strict=True):
         assert next(lines) == path
         view = network_input(record_image.encode_for_record(photo))
@@ -95,8 +126,8 @@ def test_the_program_answers_as_the_run_in_a_fresh_process(
         result = [answers[name] for name in small_run.class_names]
         np.testing.assert_allclose(result, expected(photo), atol=1e-3)
     assert not list(lines)
-    assert "none of these?" in ran.stdout.splitlines()[1]
-    assert ran.stdout.count("none of these?") < len(photos)
+    assert "none of these?" in printed.splitlines()[1]
+    assert printed.count("none of these?") < len(photos)
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
