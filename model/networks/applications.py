@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model.networks import head, vgg16
+from model.networks import alexnet, head, vgg16
 from model.networks.architecture import Network
 from model.networks.keras_models.config_graph import RENAMED
 from pipeline.batches.input_spec import InputSpec
@@ -25,12 +25,7 @@ _SOURCE = "keras.applications"
 # The modes of preprocess_input, and EfficientNetV2's own.
 _CAFFE = dataclasses.replace(vgg16.VGG16_INPUT, source=f"{_SOURCE}, mode caffe")
 _TF = InputSpec(mean=(127.5,) * 3, std=(127.5,) * 3, source=f"{_SOURCE}, mode tf")
-_TORCH = InputSpec(
-    scale=255.0,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    source=f"{_SOURCE}, mode torch",
-)
+_TORCH = dataclasses.replace(alexnet.ALEXNET_OWT_INPUT, source=f"{_SOURCE}, mode torch")
 _V2 = InputSpec(
     mean=(128.0,) * 3, std=(128.0,) * 3, source=f"{_SOURCE}, EfficientNetV2"
 )

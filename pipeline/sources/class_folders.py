@@ -61,16 +61,14 @@ def list_folders(root: Path, layout: str = "") -> photo_source.Source:
     note = f"{kind}: {count:,} files in {len(names)} classes"
     if counts := photo_source.count_splits(p.split for p in photos if p.class_name):
         note += f"; {counts}"
-    return photo_source.check(
-        photo_source.Source(
-            kind=kind,
-            root=root,
-            class_names=tuple(names),
-            photos=photos,
-            layout=layout,
-            ignored={kind: count for kind, count in ignored.items() if count},
-            notes=(note, *folders.notes),
-        )
+    return photo_source.Source(
+        kind=kind,
+        root=root,
+        class_names=tuple(names),
+        photos=photos,
+        layout=layout,
+        ignored={kind: count for kind, count in ignored.items() if count},
+        notes=(note, *folders.notes),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.sources import class_folders, source_settings, tfrecords_2018
 from pipeline.sources.lists import label_files, listed_photos, photo_csv
-from pipeline.sources.photo_source import Source
+from pipeline.sources.photo_source import Source, check
 from pipeline.system.errors import DataError
 
 
@@ -28,14 +28,16 @@ def list_source(
         lists = listed_photos.parse_lists(settings.lists)
         files = [(_find(root, name), split) for name, split in lists]
         paths, entries = [path for path, _ in files], listed_photos.read_lists(files)
-        return listed_photos.list_photos(root, "lists", paths, entries, names)
-    if settings.csv:
+        source = listed_photos.list_photos(root, "lists", paths, entries, names)
+    elif settings.csv:
         path = _find(root, settings.csv)
         entries = photo_csv.read(path, settings.columns)
-        return listed_photos.list_photos(root, "CSV", [path], entries, names)
-    if tfrecords_2018.is_source(root):
-        return tfrecords_2018.list_photos(root)
-    return class_folders.list_folders(root, settings.layout)
+        source = listed_photos.list_photos(root, "CSV", [path], entries, names)
+    elif tfrecords_2018.is_source(root):
+        source = tfrecords_2018.list_photos(root)
+    else:
+        source = class_folders.list_folders(root, settings.layout)
+    return check(source)
 
 
 def _find(root: Path, name: str) -> Path:

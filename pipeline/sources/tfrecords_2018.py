@@ -89,15 +89,13 @@ def list_photos(root: Path) -> photo_source.Source:
     )
     if labels != list(range(len(labels))):
         note += f"; their labels {', '.join(map(str, labels[:20]))} become 0, 1, ..."
-    return photo_source.check(
-        photo_source.Source(
-            kind="two-key records",
-            root=root,
-            class_names=tuple(names),
-            photos=sorted(photos, key=lambda photo: photo.path),
-            ignored={kind: count for kind, count in ignored.items() if count},
-            notes=(note,),
-        )
+    return photo_source.Source(
+        kind="two-key records",
+        root=root,
+        class_names=tuple(names),
+        photos=sorted(photos, key=lambda photo: photo.path),
+        ignored={kind: count for kind, count in ignored.items() if count},
+        notes=(note,),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.loop import distributed, training_loop
 from model.loop.inputs import feature_cache, near_copies
-from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
+from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
@@ -24,20 +24,18 @@ class Photos:
         spec: InputSpec,
         *,
         batch_size: int,
-        seed: int,
-        augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
+        **options: Any,
     ) -> None:
-        """Prepare both splits; `seed` decides order, windows and augmentation."""
+        """Prepare both splits; `options` are those of image_batches.Training."""
         self.batch_size = batch_size
         self._photos = records.included("train")
         self._training = image_batches.Training(
             records,
             spec,
             batch_size=batch_size,
-            seed=seed,
-            augmentation=augmentation,
             share=process_group.share,
+            **options,
         )
         self._images = functools.partial(
             image_batches.Images, records, spec=spec, batch_size=batch_size

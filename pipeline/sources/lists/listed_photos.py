@@ -102,22 +102,20 @@ def list_photos(
     note = f"{kind}: {len(entries):,} photos in {where}, {classes.note}"
     if counts := photo_source.count_splits(entry.split for entry in entries):
         note += f"; {counts}"
-    return photo_source.check(
-        photo_source.Source(
-            kind=kind,
-            root=root,
-            class_names=classes.names,
-            photos=[
-                photo_source.SourcePhoto(
-                    path=entry.path,
-                    class_name=classes.name_of[entry.label],
-                    split=entry.split,
-                    group=entry.group,
-                )
-                for entry in entries
-            ],
-            notes=(command_line.one_line(note),),
-        )
+    return photo_source.Source(
+        kind=kind,
+        root=root,
+        class_names=classes.names,
+        photos=[
+            photo_source.SourcePhoto(
+                path=entry.path,
+                class_name=classes.name_of[entry.label],
+                split=entry.split,
+                group=entry.group,
+            )
+            for entry in entries
+        ],
+        notes=(command_line.one_line(note),),
     )
 
 

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from pipeline.sources import class_folders, photo_source
+from pipeline.sources import find_source, photo_source
 from pipeline.system.errors import DataError
 
 
@@ -20,7 +20,7 @@ def paths(found):
 
 def test_every_file_is_listed_with_its_class(tmp_path):
     make(tmp_path, "b/2.jpg", "b/deep/er/1.PNG", "a/x.jpeg", "LICENSE.txt", "a/notes")
-    found = class_folders.list_folders(tmp_path)
+    found = find_source.list_source(tmp_path)
     assert found.class_names == ("a", "b")
     assert (found.kind, found.given, found.settings) == ("class folders", (), {})
     assert [(photo.path, photo.class_name) for photo in found.photos] == [
@@ -36,7 +36,7 @@ def test_every_file_is_listed_with_its_class(tmp_path):
 def test_hidden_and_system_files_are_counted(tmp_path):
     make(tmp_path, "a/1", "b/1", ".git/config", "a/.DS_Store", "b/Thumbs.db")
     make(tmp_path, "__MACOSX/a/1")
-    found = class_folders.list_folders(tmp_path)
+    found = find_source.list_source(tmp_path)
     assert paths(found) == ["a/1", "b/1"]
     assert found.ignored == {"hidden": 2, "system": 2}
 
@@ -45,7 +45,7 @@ def test_linked_folders_are_not_followed(tmp_path):
     make(tmp_path / "data", "a/1", "b/1")
     (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "a" / "file").symlink_to(tmp_path / "data" / "b" / "1")
-    found = class_folders.list_folders(tmp_path / "data")
+    found = find_source.list_source(tmp_path / "data")
     assert paths(found) == ["a/1", "a/file", "b/1"]
     assert found.ignored == {"linked folders": 1}
     assert len(found.notes) == 1
@@ -57,7 +57,7 @@ def test_names_that_are_not_utf8_are_kept(tmp_path):
     os.mkdir(folder)  # noqa: PTH102 - bytes
     with open(folder + b"/\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
-    found = class_folders.list_folders(tmp_path)
+    found = find_source.list_source(tmp_path)
     assert found.class_names == ("a", "\udcff\udcfe")
     assert paths(found)[1] == "\udcff\udcfe/\udce9.jpg"
 
@@ -66,7 +66,7 @@ def test_names_that_are_not_utf8_are_kept(tmp_path):
 def test_class_names_with_control_characters_are_refused(tmp_path, name):
     make(tmp_path, "a/1", f"{name}/1")
     with pytest.raises(DataError, match="control character"):
-        class_folders.list_folders(tmp_path)
+        find_source.list_source(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -81,21 +81,21 @@ def test_class_names_with_control_characters_are_refused(tmp_path, name):
 def test_a_folder_without_two_classes_is_refused(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
-        class_folders.list_folders(tmp_path)
+        find_source.list_source(tmp_path)
 
 
 def test_an_empty_class_is_named(tmp_path):
     make(tmp_path, "a/1", "b/1")
     (tmp_path / "c").mkdir()
     with pytest.raises(DataError, match="no files in class c"):
-        class_folders.list_folders(tmp_path)
+        find_source.list_source(tmp_path)
 
 
 @pytest.mark.parametrize(("folder", "split"), [("Val", "validation"), ("test", "test")])
 def test_split_folders_give_splits(tmp_path, folder, split):
     make(tmp_path, "train/b/1", "train/a/deep/2", f"{folder}/a/3", f"{folder}/b/4")
     make(tmp_path, f"{folder}/stray", "LICENSE", ".git/x/y", "train/.DS_Store")
-    found = class_folders.list_folders(tmp_path)
+    found = find_source.list_source(tmp_path)
     assert (found.kind, found.class_names) == ("split folders", ("a", "b"))
     assert {(p.path, p.class_name, p.split) for p in found.photos} == {
         ("LICENSE", "", ""),
@@ -136,7 +136,7 @@ def test_split_folders_give_splits(tmp_path, folder, split):
 def test_split_folders_with_other_classes_are_refused(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
-        photo_source.check_given(class_folders.list_folders(tmp_path))
+        photo_source.check_given(find_source.list_source(tmp_path))
 
 
 @pytest.mark.parametrize("link", ["test/b", "other"])
@@ -144,4 +144,4 @@ def test_a_linked_class_is_refused(tmp_path, link):
     make(tmp_path, "data/train/a/1", "data/train/b/1", "data/test/a/1", "elsewhere/1")
     (tmp_path / "data" / link).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=f"{link}: is a link to a folder"):
-        class_folders.list_folders(tmp_path / "data")
+        find_source.list_source(tmp_path / "data")

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from pipeline.records import manifest
+from pipeline.sources import photo_source
 from pipeline.sources.lists import label_files, listed_photos
 from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
@@ -21,7 +22,8 @@ def listed(root, body, *more, names=("a", "b"), split=TRAIN):
         paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
     named = label_files.Names(root / "labels", names) if names else None
     entries = listed_photos.read_lists(zip(paths, splits, strict=False))
-    return listed_photos.list_photos(root, "lists", paths, entries, named)
+    source = listed_photos.list_photos(root, "lists", paths, entries, named)
+    return photo_source.check(source)
 
 
 def rows(found):

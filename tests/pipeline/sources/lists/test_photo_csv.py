@@ -1,5 +1,6 @@
 import pytest
 
+from pipeline.sources import photo_source
 from pipeline.sources.lists import label_files, listed_photos, photo_csv
 from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
@@ -13,7 +14,8 @@ def listed(root, body, names=(), columns=""):
     path.write_bytes(body if isinstance(body, bytes) else body.encode())
     named = label_files.Names(root / "labels", names) if names else None
     entries = photo_csv.read(path, columns)
-    return listed_photos.list_photos(root, "CSV", [path], entries, named)
+    source = listed_photos.list_photos(root, "CSV", [path], entries, named)
+    return photo_source.check(source)
 
 
 def rows(found):
