@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from model.export.exportable import Exportable
 from pipeline.system import standard_error
@@ -33,37 +34,42 @@ def silence() -> Iterator[None]:
         yield
 
 
-def name_failing_layer(
-    flag: str,
-    failure: Exception,
-    classifier: Exportable,
-    convert: Callable[[Any], object],
-) -> DataError:
-    """Convert each layer alone until one fails, and return an error that names it.
+@contextlib.contextmanager
+def naming_failing_layer(
+    flag: str, classifier: Exportable, convert: Callable[[Any, Any, Any], object]
+) -> Iterator[None]:
+    """Make a DataError of any error inside; it names the first layer that fails alone.
 
-    `failure` is what `convert`, a function of a keras.Model, raised for all layers.
+    `convert` takes a function of tensors, its signature, and the keras.Model in it.
     """
-    for layer in classifier.model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        try:
-            convert(_as_model(layer))
-        except Exception as error:  # converters raise errors of any kind
-            return DataError(
-                f"{flag}: layer {layer.name} ({type(layer).__name__}) cannot be "
-                f"converted: {_shortened(error)}. Choose another format."
-            )
-    return DataError(
-        f"{flag}: {_shortened(failure)}. Each layer alone can be converted. Choose "
-        "another format."
-    )
+    try:
+        yield
+    except Exception as failure:  # converters raise errors of any kind
+        message = (
+            f"{flag}: {_shortened(failure)}. Each layer alone can be converted. Choose "
+            "another format."
+        )
+        for layer in classifier.model.layers:
+            if isinstance(layer, keras.layers.InputLayer):
+                continue
+            try:
+                convert(*_alone(layer))
+            except Exception as error:
+                message = (
+                    f"{flag}: layer {layer.name} ({type(layer).__name__}) cannot be "
+                    f"converted: {_shortened(error)}. Choose another format."
+                )
+                break
+        raise DataError(message) from failure
 
 
-def _as_model(layer: Any) -> Any:
-    """Return a keras.Model of one layer."""
+def _alone(layer: Any) -> tuple[Callable[..., Any], list[tf.TensorSpec], Any]:
+    """Return a function that computes one layer, its signature, and its keras.Model."""
     tensors = layer.input if isinstance(layer.input, list) else [layer.input]
     inputs = [keras.Input(tensor.shape[1:], dtype="float32") for tensor in tensors]
-    return keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0]))
+    model = keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0]))
+    signature = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
+    return lambda *x: model(list(x), training=False), signature, model
 
 
 def _shortened(error: Exception) -> str:

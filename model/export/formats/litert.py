@@ -50,12 +50,8 @@ def write(
         return classifier.classify(tf.cast(image, tf.float32))
 
     model = classifier.whole
-    try:
+    with converters.naming_failing_layer(FORMAT, classifier, _convert):
         content = _convert(classify, [signature], model, quantize, calibration)
-    except Exception as error:  # the converter raises errors of any kind
-        raise converters.name_failing_layer(
-            FORMAT, error, classifier, _convert_model
-        ) from error
     path.write_bytes(content)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", classifier.labels)
@@ -126,8 +122,3 @@ def _convert_partly(converter: Any, in_float: list[str]) -> bytes:
     names = [details["name"] for details in tensors.get_tensor_details()]
     options.denylisted_nodes = [name for name in names if STRANGER_SCORE in name]
     return bytes(debugger.get_nondebug_quantized_model())
-
-
-def _convert_model(model: Any) -> bytes:
-    signature = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
-    return _convert(lambda *x: model(list(x), training=False), signature, model)

@@ -32,12 +32,8 @@ def write(classifier: Exportable, path: Path) -> None:
         views = photo_graph.portable_view_of_images(image, classifier.spec)
         return classifier.classify(tf.cast(views, tf.float32))
 
-    try:
+    with converters.naming_failing_layer(FORMAT, classifier, _convert):
         model = _convert(classify, [signature])
-    except Exception as error:  # errors of the converter, of NumPy or of protobuf
-        raise converters.name_failing_layer(
-            FORMAT, error, classifier, _convert_model
-        ) from error
     # input_spec is left out, because a mean image would make it very long.
     metadata = {n: v for n, v in classifier.metadata.items() if n != "input_spec"}
     metadata["class_names"] = json.dumps(classifier.class_names)  # ASCII for any names
@@ -45,7 +41,7 @@ def write(classifier: Exportable, path: Path) -> None:
     onnx.save(model, path)
 
 
-def _convert(function: Any, signature: list[Any]) -> Any:
+def _convert(function: Any, signature: list[Any], _: Any = None) -> Any:
     """Return the ModelProto of a function of tensors."""
     import onnx
     import tf2onnx
@@ -72,8 +68,3 @@ def _replace_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     graph.copy_shape(output, difference)
     graph.copy_dtype(output, difference)
     graph.replace_all_inputs(output, difference, ops=users)
-
-
-def _convert_model(model: Any) -> Any:
-    signature = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
-    return _convert(lambda *x: model(list(x), training=False), signature)

@@ -44,15 +44,19 @@ def test_the_first_layer_that_cannot_be_converted_is_named(
 ):
     converted = []
 
-    def convert(model):
+    def convert(function, signature, model):
+        assert function(*(np.zeros((1, *x.shape[1:])) for x in signature)) is not None
         converted.append(model.layers[-1].name)
         if converted[-1] in refused:
             raise RuntimeError("no such\noperation " + "x" * 500)
 
-    failure = ValueError("all of it")
-    error = converters.name_failing_layer("--format=x", failure, source, convert)
-    assert str(error).startswith(f"--format=x: {message}")
-    assert len(str(error)) < 400
+    with (
+        pytest.raises(DataError) as error,
+        converters.naming_failing_layer("--format=x", source, convert),
+    ):
+        raise ValueError("all of it")
+    assert str(error.value).startswith(f"--format=x: {message}")
+    assert len(str(error.value)) < 400
     assert (converted[0], converted[-1]) == ("left", last)
 
 
