@@ -1,6 +1,7 @@
 """Models that --format=keras writes are weight files, too, with the run's answers."""
 
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from model.predict import classifier, predict_settings, predicting
 from model.training import settings, starting_point
 from model.weights import pretrained_classifier, weight_file
 from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
 from tests.support import small_runs
 
 SPEC = InputSpec(
@@ -51,9 +53,10 @@ HEADS = {  # network, layers, pooling, scaling, hidden units
 }
 
 
-@pytest.fixture(params=HEADS)
-def run(request, found, tmp_path):
+@pytest.fixture(scope="module", params=HEADS)
+def run(request, shared_records, tmp_path_factory):
     """A finished run with random weights, on one of HEADS."""
+    found, folder = manifest.read(shared_records), tmp_path_factory.mktemp("exported")
     name, features, pooling, scaling, hidden = HEADS[request.param]
     network = registry.NETWORKS[name] if name else users_network()
     size_px = 64 if name == "caffenet" else SPEC.size_px
@@ -73,8 +76,14 @@ def run(request, found, tmp_path):
     config = {"features": ",".join(features), "pooling": pooling, "scaling": scaling}
     config |= {"hidden": hidden, "data": {"resize_min": 99, "white_level": 4095}}
     return small_runs.write_run(
-        tmp_path / "run", found, model, spec, network.name, **config
+        folder / "run", found, model, spec, network.name, **config
     )
+
+
+@pytest.fixture(scope="module")
+def path(run):
+    """The exported model, elsewhere."""
+    return export(run, run.directory.with_name("moved.keras"))
 
 
 def export(run, path):
@@ -85,8 +94,7 @@ def export(run, path):
     return str(path)
 
 
-def test_it_answers_as_the_run_wherever_it_lies(run, tmp_path):
-    path = export(run, tmp_path / "moved.keras")
+def test_it_answers_as_the_run_wherever_it_lies(run, path):
     of_run = classifier.load_run(str(run.directory))
     config = predict_settings.Config(photos=("a.jpg",), ckpt=path)
     of_file = predicting.load_classifier(config)
@@ -106,10 +114,7 @@ def test_it_answers_as_the_run_wherever_it_lies(run, tmp_path):
 
 
 @pytest.mark.parametrize("keep_head", [True, False])
-def test_a_training_starts_where_the_head_of_the_run_sat(
-    run, tmp_path, found, keep_head
-):
-    path = export(run, tmp_path / "moved.keras")
+def test_a_training_starts_where_the_head_of_the_run_sat(run, path, found, keep_head):
     config = settings.Config(
         ckpt=path, keep_head=keep_head, hidden=run.config["hidden"]
     )
@@ -145,8 +150,8 @@ def test_what_a_file_states_wrongly_is_refused(run, tmp_path, name, value, messa
 
 
 @pytest.mark.parametrize("run", ["own roots"], indirect=True)
-def test_inspect_says_what_it_holds(run, tmp_path):
-    checkpoint = reading.read(tmp_path / export(run, tmp_path / "a.keras"))
+def test_inspect_says_what_it_holds(path):
+    checkpoint = reading.read(Path(path))
     text = inspect.report_fittings(checkpoint)
     assert "fits keras-users" in text
     assert "a new head may sit on features_in_file" in text

@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
+from model.predict import __main__ as predict_command
 from model.predict import classifier, photo_batches, predict_settings, predicting
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.images import file_headers, isolated_decoder, record_image
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, processes
 
@@ -234,7 +236,7 @@ def test_flags_of_weights_go_with_ckpt():
 
 
 def test_one_bad_photo_does_not_stop_the_others(shared_run, photos, tmp_path):
-    """Here as in the next test, processes decode."""
+    """Here, processes decode, too."""
     strange = tmp_path / os.fsdecode(b"\xff\n,.jpg")
     strange.write_bytes((photos / "red" / "red000.jpg").read_bytes())
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
@@ -251,13 +253,14 @@ def test_one_bad_photo_does_not_stop_the_others(shared_run, photos, tmp_path):
     assert rows[2]["answer"] == "red"
 
 
-def test_json_lines_are_all_of_stdout(shared_run, photos):
-    done = processes.run_command(
-        *("-m", "model.predict", f"--run_dir={shared_run}", "--format=jsonl"),
-        *("--top=1", photos / "blue"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"run {shared_run.name}: alexnet_owt, 3 classes, ")
-    results = [json.loads(line) for line in done.stdout.splitlines()]
+def test_json_lines_are_all_of_stdout(shared_run, photos, capfd):
+    words = (f"--run_dir={shared_run}", "--format=jsonl", "--top=1")
+    kinds = (predict_settings.Config,)
+    typed = command_line.read_words([*words, str(photos / "blue")], "", kinds)
+    capfd.readouterr()
+    predict_command.main(typed)
+    stdout, stderr = capfd.readouterr()
+    assert stderr.startswith(f"run {shared_run.name}: alexnet_owt, 3 classes, ")
+    results = [json.loads(line) for line in stdout.splitlines()]
     assert len(results) == 12
     assert all(len(result["classes"]) == 1 for result in results)

@@ -294,7 +294,9 @@ def places(tree, path=()):
 STRANGE = [None, True, -1, 0, 1e308, 10**30, "", "x" * 300, [], {}, [[]], {"a": 1}]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 @pytest.mark.parametrize(
     "config",
     [KERAS_2, KERAS_2_FUNCTIONAL, json.loads(branches().to_json())],
