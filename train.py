@@ -41,8 +41,8 @@ def main(typed: dict[str, Any]) -> None:
         learning_rate_finder.find_rate(config)
     elif num_processes > 1 and (len(configs) > 1 or config.seeds > 1 or config.folds):
         raise UsageError(
-            "--seeds, --folds, several networks: several processes (TF_CONFIG) train "
-            "one run. Start a training for each seed, fold or network."
+            "--seeds, --folds and several networks: several processes (TF_CONFIG) can "
+            "only train one run. Start a training for each seed, fold or network."
         )
     elif len(configs) > 1:
         from model.evaluation.compare import comparison
@@ -58,7 +58,7 @@ def main(typed: dict[str, Any]) -> None:
 
 
 def report(directory: Path, rank: int) -> None:
-    """Print the folder of a run and its best epoch, in the chief process alone."""
+    """Print the folder of a run and its best epoch, in the first process only."""
     from model.runs import finished_run, run_folder
     from model.training import train_run
 

@@ -51,7 +51,7 @@ def report(path: Path, checkpoint: Checkpoint) -> str:
         lines.append(f"layers: {_short(listed)}")
     if checkpoint.ignored_entries:
         names = _short(", ".join(checkpoint.ignored_entries))
-        lines.append(f"ignored, because they are no weights: {names}")
+        lines.append(f"ignored, because they are not weights: {names}")
     lines += ["", *_tensor_table(tensors)]
     return "\n".join(lines)
 

@@ -164,7 +164,7 @@ def test_a_damaged_snapshot_is_replaced_by_the_one_before(config, undisturbed, c
 @pytest.mark.slow
 def test_runs_that_cannot_be_resumed_are_refused(config):
     directory = Path(config.run_dir)
-    with pytest.raises(run_folder.RunError, match="no run, or one"):
+    with pytest.raises(run_folder.RunError, match="is not a run, or one"):
         train_run.resume(directory)
     with stopped_trainings.at_batch(20):
         train_run.train(config)

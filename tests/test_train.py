@@ -221,7 +221,7 @@ def test_each_precision_trains(tiny_config, precision, found, capsys):
     labels += ["trains", "learning rate"]
     if precision == "float16":
         labels.insert(0, "precision")
-        assert header[1][1].endswith("in float32 trains the head (logits)")
+        assert header[1][1].endswith("float32 for training the head (logits)")
     assert [label for label, _ in header] == ["device", *labels, "epochs", "photos"]
     assert header[0][1].endswith(f", {precision}")
     assert dict(header)["learning rate"].startswith("0.01 (")

@@ -17,7 +17,7 @@ from pipeline.system.errors import DataError
 
 
 def is_photo_folder(folder: str) -> bool:
-    """Return whether it is a folder without a manifest."""
+    """Return whether a path is a folder without a manifest."""
     return Path(folder).is_dir() and not Path(folder, manifest.HEAD_NAME).exists()
 
 
@@ -96,7 +96,7 @@ def check(
 
 
 def _as_today(run: finished_run.FinishedRun, data: EvaluationData) -> EvaluationData:
-    """Return the photos of a changed data set that a run knows the class of."""
+    """Return the photos of a changed data set that are new to a run, of its classes."""
     unseen, reasons = leave_out_seen(data, {"it": run})
     foreign = [row for row in unseen.rows if row.class_name not in run.class_names]
     if foreign:

@@ -21,7 +21,7 @@ class Config:
 
     run_dir: str = _subject(
         "runs/latest",
-        "Run to evaluate; runs/latest is the newest, best the one with the lowest "
+        "Run to evaluate; runs/latest is the newest run, best the one with the lowest "
         "validation loss on the newest data.",
         value="FOLDER",
     )
@@ -33,8 +33,8 @@ class Config:
     )
     strangers: str = _subject(
         "",
-        "Folder of photos of none of the classes: says how well the run recognises "
-        "them, beside its test photos.",
+        "Folder of photos of none of the classes: measures how well the run tells them "
+        "from its test photos.",
         value="FOLDER",
     )
     list: bool = _subject(False, "Lists all runs with their figures, newest first.")

@@ -32,8 +32,8 @@ from pipeline.system.errors import DataError
 THRESHOLD = 1.0  # a photo with this score or more is unlike the training photos
 FALSE_ALARMS = 0.05  # share of photos of the classes that reach it
 FILE_NAME = "strangers.npz"  # in the folder of a run
-MAX_TRAINING = 50_000  # photos; more are represented by as many of them
-# Fewer cannot show what 5 % of photos reach, so that training photos take their place.
+MAX_TRAINING = 50_000  # photos; of more, an even selection is used
+# Fewer validation photos cannot show what 5 % reach, so training photos are added.
 _LEAST_VALIDATION = 19
 _MOST_DIRECTIONS = 128
 _COVARIANCE_PHOTOS = 1024  # evenly spread; more take minutes
@@ -44,7 +44,7 @@ Batches = Iterable[tuple[Any, Any]]  # features [num_photos, ...] and labels, 0-
 
 
 class NoScore(DataError):
-    """The training photos do not show what is unlike them; says why."""
+    """The training photos do not allow a stranger score, for the reason stated."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,9 +96,9 @@ def write(
     num_classes: int,
     num_training: int,
 ) -> None:
-    """Write strangers.npz of a run, or log why there can be none.
+    """Write strangers.npz of a run, or log why there can be no scores.
 
-    `model` is the trained network, or its tail if `source` has features for this.
+    `model` is the trained network, or only its tail if `source` has features for it.
     """
     inputs = head.input_tensor(model)  # None: cached features are the input of the head
     part = keras.Model(model.input, model.input if inputs is None else inputs)
@@ -112,12 +112,12 @@ def write(
             num_classes=num_classes,
         )
     except NoScore as error:
-        command_line.log(f"note: no score for strangers. {error}")
+        command_line.log(f"note: the run has no stranger score. {error}")
         return
     if not scorer.num_validation:
         command_line.log(
-            "note: few validation photos: training photos, left out in turn, decide "
-            "which stranger scores are too high"
+            "note: there are few validation photos, so training photos, left out in "
+            "turn, help to set the threshold of the stranger score"
         )
     arrays = {name: np.float32(value) for name, value in vars(scorer).items()}
     identity = np.frombuffer(folder.identity.encode(), np.uint8)
@@ -267,7 +267,7 @@ def read(path: Path, *, run: str, num_classes: int, shape: Sequence[int]) -> Sco
     except (errors.CheckpointError, LookupError, ValueError) as error:
         raise DataError(
             f"{path}: damaged, or another run's ({error!s:.200}). Remove it to predict "
-            "without scores for strangers, or train again."
+            "without stranger scores, or train again."
         ) from error
     arrays = {name: tensors[name] for name in shapes if name in tensors}
     return Scorer(**arrays, scale=scale, num_validation=int(number))

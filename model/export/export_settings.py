@@ -18,8 +18,8 @@ class Config:
 
     run_dir: str = _run(
         "runs/latest",
-        "Run to export; runs/latest is the newest, best that with the lowest "
-        "validation loss.",
+        "Run to export; runs/latest is the newest run, best the one with the lowest "
+        "validation loss on the newest data.",
         value="FOLDER",
     )
     data: str = _run(

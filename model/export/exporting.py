@@ -82,7 +82,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
     source = exportable.load_run(run)
     heldout = exportable.load_heldout(run, config.data)
     tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])
-    command_line.log(run_evaluation.describe(run))  # evaluated by load
+    command_line.log(run_evaluation.describe(run))  # now that it has been evaluated
     file_system.prepare_folder(path.parent)
     models = [_measure_run(run, source)]
     cost = None
@@ -90,7 +90,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
         target = stack.enter_context(_written(config, source, heldout, path))
         if config.quantize != "none":
             models += _compare_in_float32(source, heldout, path.name)
-        # Quantization changes scores little; how much is stated.
+        # Quantization changes stranger scores a little; the output says how much.
         limit = verify_file.SCORE_TOLERANCE if config.quantize == "none" else math.inf
         models += verify_file.compare(target, heldout, source, tolerance, limit)
         if config.quantize != "none":
@@ -271,9 +271,9 @@ def as_text(exported: verify_file.Exported) -> str:
     lines.append("")
     if exported.tolerance < 1:
         lines.append(
-            "difference: the largest between a probability of the file, in a process "
-            f"without Graft, and the run's, on {exported.num_photos} held-out photos; "
-            f"at most {exported.tolerance:g} is allowed"
+            "difference: the largest difference of probabilities between the run and "
+            f"the file, in a process without Graft, on {exported.num_photos} held-out "
+            f"photos; at most {exported.tolerance:g} is allowed"
         )
     else:
         lines.append(

@@ -1,7 +1,7 @@
 """Write README.md beside exported files: a model card, with a program for each file.
 
-Its YAML head is that of the usual hubs. The files of one run in a folder share a card.
-A README.md that somebody else wrote, or has edited since, is never replaced.
+Model hubs read its YAML head. The files of one run in a folder share a card. A
+README.md that Graft did not write, or that was edited since, is never replaced.
 
 Source: github.com/huggingface/hub-docs, modelcard.md.
 """
@@ -112,7 +112,7 @@ def render(
 
 
 def _other_sections(exported: verify_file.Exported, identity: str) -> dict[str, str]:
-    """Return {name: section} of the other files that the present card is about."""
+    """Return {name: section} of the other files that the existing card describes."""
     previous = _read(exported.card)
     if previous is None or exported.kind == "saved_model":
         return {}

@@ -48,9 +48,9 @@ class Target:
     """An exported file or folder to verify."""
 
     kind: str  # a format
-    path: Path  # which may be temporary
+    path: Path  # of the file now; it may be temporary
     name: str  # in tables and messages
-    class_names: tuple[str, ...]  # that it should have
+    class_names: tuple[str, ...]  # expected in the file
     labels: Path | None = None  # file of class names beside a .keras file
     scorer: Path | None = None  # file of stranger scores beside it, if there is one
 
@@ -83,7 +83,7 @@ class Exported:
 
     Attributes:
         path: path of the file or folder.
-        card: path of README.md or of what stands for it.
+        card: path of the model card, README.md or another name.
         kind: a format.
         quantize: kind of quantization, or "none".
         models: facts of the run's own model, then of the exported one.
@@ -134,7 +134,7 @@ def compare(
 ) -> list[ModelFacts]:
     """Compare a file with its run; return the facts of each signature.
 
-    A probability that differs by more than `tolerance` is a DataError, and a stranger
+    Raises DataError if a probability differs by more than `tolerance`, or a stranger
     score by more than `score_tolerance`.
     """
     spec = source.spec
@@ -155,10 +155,10 @@ def compare(
         name = f"{target.name} {signature}".strip()
         differences = predictions.differences(expected)
         difference = float(differences[: len(source.class_names)].max())
-        of_score = float(max(differences[len(source.class_names) :], default=0))
+        score_difference = float(max(differences[len(source.class_names) :], default=0))
         for what, largest, limit in (
             ("probability", difference, tolerance),
-            ("stranger score", of_score, score_tolerance),
+            ("stranger score", score_difference, score_tolerance),
         ):
             if largest > limit:
                 raise DataError(
@@ -175,7 +175,7 @@ def compare(
                 size_bytes=sum(file.stat().st_size for file in files if file.is_file()),
                 latency_s=predictions.latency_s,
                 difference=difference,
-                score_difference=of_score if source.score_model else None,
+                score_difference=score_difference if source.score_model else None,
             )
         )
     return models

@@ -215,7 +215,7 @@ def read(run_dir: str, flag: str = "--run_dir") -> FinishedRun:
         runs = " or ".join(str(path.parent) for path in models[:10])
         raise RunError(
             f"{directory}: this folder holds several runs. For {flag}, name one that "
-            f"has ended an epoch: {runs or 'none yet'}"
+            f"has completed an epoch: {runs or 'none yet'}"
         )
     for name in (run_folder.CONFIG_NAME, run_folder.MODEL_NAME):
         if not (directory / name).exists():
@@ -261,8 +261,8 @@ def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a stopped training, links resolved, and its config.json."""
     if not (directory / run_folder.CONFIG_NAME).exists():
         raise RunError(
-            f"{directory}: no run, or one that was stopped before it began. Start it "
-            "again without --resume."
+            f"{directory}: is not a run, or one that was stopped before it began. "
+            "Start it again without --resume."
         )
     if is_complete(directory):
         raise RunError(f"{directory}: this training is complete; nothing to resume.")
@@ -301,8 +301,8 @@ def read_json(
 ) -> Any:
     """Return what `extract` takes from the content of a run's JSON file.
 
-    It may fail in any way that look-ups and conversions do. That becomes a RunError
-    that ends in `advice`.
+    What look-ups and conversions in `extract` raise becomes a RunError that ends in
+    `advice`.
     """
     try:
         return extract(json.loads(_read(path)))

@@ -15,7 +15,7 @@ runs/20260101-120000-alexnet/
     calibration.json   temperature fitted on the validation split
     similar.csv        held-out photos that look like copies of training photos
     similar.json       the same, with the threshold of their similarity
-    strangers.npz      by which photos of none of the classes are found
+    strangers.npz      class means and covariance, to score how strange a photo is
     comparison.json    networks of which this was the best, if there were several
     evaluation/        doubts.csv and doubts.json: labels that may be wrong; the other
                        files are written by evaluate.py
@@ -264,7 +264,7 @@ class RunFolder:
     def save_model(self, model: Any, metadata: dict[str, str]) -> None:
         """Write model.keras with metadata, a result of weight_file.describe.
 
-        As its comment, the archive has the identity of the run.
+        The comment of the archive is the identity of the run.
         """
         if not self.writes:
             return

@@ -154,8 +154,8 @@ def read(run_dir: str) -> finished_run.FinishedRun:
     best = min(same, key=lambda run: float(run["validation_loss"]))
     command_line.log(
         f"best: {best['run']}, with the lowest validation loss "
-        f"({best['validation_loss']:.4f}) of {len(same)} on the newest data, that of "
-        f"{runs[0]['run']}; runs on other data, which do not count: "
+        f"({best['validation_loss']:.4f}) of {len(same)} runs on the newest data, that "
+        f"of {runs[0]['run']}; runs on other data, which were not considered: "
         f"{len(runs) - len(same)}"
     )
     return finished_run.read(str(best["run"]))

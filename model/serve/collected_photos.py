@@ -1,7 +1,7 @@
 """Collect photos with the labels that visitors give them, in class folders.
 
-FOLDER/tulips/SHA-256.jpg is a photo that pipeline.convert takes, and a line of
-FOLDER/.collected.jsonl says when it came, what was predicted and its label.
+FOLDER/tulips/SHA-256.jpg is a photo that pipeline.convert can convert. A line of
+FOLDER/.collected.jsonl has the time, the prediction and the label.
 """
 
 import hashlib

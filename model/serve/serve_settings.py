@@ -31,7 +31,7 @@ class Config:
         value="ADDRESS",
     )
     port: int = _address(
-        8000, "Port to listen on; 0 takes a free one.", lower=0, upper=65535
+        8000, "Port to listen on; 0 chooses a free one.", lower=0, upper=65535
     )
     allowed_hosts: str = _address(
         "",
@@ -41,8 +41,8 @@ class Config:
     )
     collect: str = _setting(
         "",
-        "Folder for photos that visitors give another class; by default nothing is "
-        "stored.",
+        "Folder that stores photos to which visitors give a class; by default nothing "
+        "is stored.",
         value="FOLDER",
         is_output=True,
         group="Predictions",
@@ -58,7 +58,7 @@ class Config:
     max_requests: int = _limit(
         32,
         "Photos that are received and classified at the same time; others get the "
-        "answer 503.",
+        "status 503.",
         lower=1,
         upper=1024,
     )
@@ -86,7 +86,7 @@ class Config:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Host names, in lower case, whose pages may call, by whichever port."""
+        """Host names, in lower case, whose pages may send requests, from any port."""
         names = {name.strip().lower() for name in self.allowed_hosts.split(",")}
         if self.is_loopback:
             names |= {"localhost", "127.0.0.1", "::1", self.host.lower()}
@@ -95,8 +95,8 @@ class Config:
     def accepts(self, host_name: str | None) -> bool:
         """Return whether the Host header of a request may have this name.
 
-        On a network, also an address may stand there, or this computer's name. A page
-        of another site that leads its own name here (DNS rebinding) has neither.
+        On a network, it may also be an address, or this computer's name. A page of
+        another site whose name leads here (DNS rebinding) sends neither.
         """
         if self.hosts:
             return host_name in self.hosts

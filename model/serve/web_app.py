@@ -1,7 +1,7 @@
 """Answer requests of browsers and programs with a page and JSON.
 
-Requests come from strangers. Their bytes, pixels, seconds and number are limited, names
-in them do not reach the file system, and every error is one line of JSON.
+Requests may come from anybody. Their bytes, pixels, seconds and number are limited,
+names in them do not reach the file system, and every error is one line of JSON.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Clients that are too slow or too many are disconnected. Tornado's own options limit how
 long the head of a request, its body and a pause between requests may take. The
-operating system ends connections whose client does not receive.
+operating system closes connections whose client does not read the response.
 """
 
 import asyncio

@@ -156,8 +156,8 @@ class Config:
     stage: str = _stage("", "Name of the stage in logs and charts.", is_flag=False)
     start: str = _stage(
         "best",
-        "Weights of the stage before that a stage starts from: those of its best epoch "
-        "or its last ones.",
+        "Weights of the previous stage from which a stage starts: those of its best "
+        "epoch, or the last ones.",
         choices=("best", "last"),
         is_flag=False,
     )
@@ -188,7 +188,7 @@ class Config:
         basic=True,
         lower=0,
     )
-    steps: int = _stage(0, "Steps that end training; 0 goes by --epochs.", lower=0)
+    steps: int = _stage(0, "Steps after which training ends; 0: --epochs.", lower=0)
     batch_size: int = _stage(
         64,
         "Photos per step; smaller batches need less memory.",

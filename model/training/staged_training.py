@@ -37,7 +37,7 @@ class StagedTraining:
         *,
         name: str = "",
     ) -> None:
-        """Take over a planned training; `begin` or `restore` begins it."""
+        """Store what was planned; `begin` or `restore` begins the training."""
         self.name = name  # of the network in the log; "" if it trains alone
         self.folder, self.start, self.stages, self.setup = folder, start, planned, setup
         # Of all stages so far.
@@ -163,9 +163,9 @@ class StagedTraining:
             look = "photo looks" if counts.total() == 1 else "photos look"
             command_line.log(
                 f"warning: {numbers} {look} like copies of training photos, so "
-                f"that figures may be too good. {path} lists them. To leave them out, "
-                "first delete the lines of photos that are no copies, then convert "
-                f"again with --corrections={path}"
+                f"that the accuracy may be too high. {path} lists them. To leave them "
+                "out, first delete the lines of photos that are not copies, then "
+                f"convert again with --corrections={path}"
             )
 
     def photos(self, stage: stages.Stage) -> training_loop.Source:
@@ -261,7 +261,7 @@ class StagedTraining:
         self.folder.save_model(whole, metadata)
 
     def write_strangers(self) -> None:
-        """Write strangers.npz, by which photos of none of the classes are found."""
+        """Write strangers.npz, by which photos are scored that show no known class."""
         plan, source = self.stage.plan, self.training.source
         if self.stage.is_cached and self.best.epoch > self.training.first_epoch:
             model = trunk_and_tail.build_tail(plan, self._trunk, "float32")

@@ -100,8 +100,8 @@ def read_records(folder: str) -> manifest.Manifest:
     if divided := records.divided_groups():
         command_line.log(
             f"warning: {len(divided):,} groups of photos that belong together are in "
-            "several splits, so that figures may be too good. Make a new split: python "
-            f"-m pipeline.split {records.directory}"
+            "several splits, so that the accuracy may be too high. Make a new split: "
+            f"python -m pipeline.split {records.directory}"
         )
     return records
 
@@ -172,13 +172,13 @@ def _header(
     lines = {"device": f"{setup.device_name}, {setup.precision}{process}"}
     if setup.precision == "float16":
         trained = {stage.plan.describe() for stage in planned}
-        lines["precision"] = "float16 for frozen layers alone; in float32 trains " + (
-            trained.pop() if len(trained) == 1 else "what each stage trains"
+        lines["precision"] = "float16 for frozen layers, float32 for training " + (
+            trained.pop() if len(trained) == 1 else "the layers of each stage"
         )
     if setup.precision != "float32":
         lines["validation"] = (
-            f"in {setup.precision}; evaluate.py computes in float32, and may differ in "
-            "a few photos"
+            f"in {setup.precision}; evaluate.py computes in float32, which may change "
+            "the result for a few photos"
         )
     lines |= {
         "weights": _weights_in_words(start),

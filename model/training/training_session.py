@@ -33,7 +33,7 @@ class TrainingSession:
         *,
         resumed: bool = False,
     ) -> None:
-        """Take over networks that have not begun: one, or two to compare.
+        """Store networks that have not begun: one, or two to compare.
 
         Their snapshots lie in the run folder of the first; `resumed` expects some.
         """
@@ -100,7 +100,7 @@ class TrainingSession:
                 self._snapshot()
             raise
         except training_loop.NonFiniteLoss as error:
-            self._remove_snapshots()  # resuming would lead to the same
+            self._remove_snapshots()  # a resumed training would diverge again
             self._networks[0].folder.write_text(run_folder.DIVERGED, f"{error}\n")
             raise
         except distributed.LOST as error:

@@ -34,8 +34,8 @@ class Candidate:
     # Photos per second of its evaluation, or of its frozen layers alone.
     images_per_s: float | None = None
 
-    def of_photos(self, chosen: np.ndarray) -> "Candidate":
-        """Return the same run for photos of these indices, or bool [num_examples]."""
+    def select(self, chosen: np.ndarray) -> "Candidate":
+        """Return the run with only these photos: indices, or bool [num_examples]."""
         arrays = {name: values[chosen] for name, values in vars(self.examples).items()}
         return dataclasses.replace(self, examples=stored_logits.Examples(**arrays))
 
@@ -122,7 +122,7 @@ def _sorted(candidate: Candidate) -> Candidate:
     """Sort by SHA-256 and label."""
     examples = candidate.examples
     order = np.lexsort((examples.path, examples.label, examples.sha256))
-    return candidate.of_photos(order)
+    return candidate.select(order)
 
 
 def _describe(candidate: Candidate, groups: np.ndarray) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def groups_in_words(figures: dict[str, Any]) -> list[str]:
 
 
 def run_table(figures: dict[str, Any]) -> tuple[tuple[str, ...], list[Any]]:
-    """Return the heads of columns and the rows of a comparison: texts, or None."""
+    """Return the column titles and the rows of a comparison: texts, or None."""
     rows = []
     for run in figures["runs"]:
         low, high = run["accuracy_ci95"]

@@ -24,9 +24,9 @@ def compare_runs(
     """Compare the first run with each of the others, and write compare-<split>.json.
 
     A run is evaluated only if its folder has no logits that this user computed with its
-    present model for these records. The photos are those of --data, or else each run's
-    own. If those are not the same records for all runs, or have changed since, the
-    photos are those of the newest run's records as they are now that no run has seen.
+    present model for these records. The photos are those of --data, or else of the
+    runs' own records. If the runs have different records, or these have changed since,
+    the newest run's present records are used, without photos that any run has seen.
     """
     first, split, folder = next(iter(runs.values())), config.split, config.data
     if not folder and (today := _records_that_changed(runs)):
@@ -55,7 +55,7 @@ def compare_runs(
 def _records_that_changed(
     runs: Mapping[str, finished_run.FinishedRun],
 ) -> manifest.Manifest | None:
-    """Return the newest run's records of today; None if all runs trained on them."""
+    """Return the newest run's present records; None if all runs trained on them."""
     digests = {run.manifest_digest for run in runs.values()}
     newest = max(runs.values(), key=lambda run: run_list.began_s(run.directory))
     folder = Path(newest.config["data"]["path"])
@@ -114,7 +114,7 @@ def _compare_today(
     }
     shared = np.all([np.isin(classes, r.class_names) for r in runs.values()], axis=0)
     if shared.any() and not shared.all():
-        chosen = [candidate.of_photos(shared) for candidate in candidates]
+        chosen = [candidate.select(shared) for candidate in candidates]
         title = {"title": "classes that all runs know"}
         figures["shared_classes"] = title | comparison.compare(chosen)
     stored_logits.write_figures(path, figures)
@@ -192,7 +192,7 @@ def _candidate(
 def _check_conversion(
     runs: Mapping[str, finished_run.FinishedRun], folder: str
 ) -> None:
-    """Refuse photos that the runs expect to be converted otherwise than the others'."""
+    """Refuse a folder of photos that the runs would convert differently."""
     for flag in ("resize_min", "white_level"):
         values = {name: getattr(run, flag) for name, run in runs.items()}
         if len(set(values.values())) > 1:

@@ -1,1 +1,1 @@
-"""Photos judged by networks that were not trained on them: label errors, folds."""
+"""Predictions of networks that were not trained on the photos: label errors, folds."""

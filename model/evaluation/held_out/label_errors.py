@@ -1,7 +1,7 @@
 """Find photos that are probably filed under the wrong class.
 
-The probabilities must come from a network that was not trained on the photo. A training
-ends with those of all photos, in evaluation/doubts.csv and doubts.json of its folder.
+The probabilities must come from a network that was not trained on the photo. Training
+ends with a search of all photos: evaluation/doubts.csv and doubts.json of the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,9 @@ def find_doubts(
     30 labels planted wrong in 1,127 flowers, 29 or 30 are among the first 90
     (benchmarks/planted_labels.py).
 
-    Confident learning names fewer, of which more are wrong: photos for which another
-    class is at least as probable as on average for the photos labelled as that class,
-    and the most probable of such classes.
+    Confident learning names fewer photos, of which more are wrong: those for which
+    another class is at least as probable as on average for the photos labelled as that
+    class, and is the most probable of such classes.
 
     Probabilities are float [num_examples, num_classes]. Returns the indices of the
     photos, the label that each may rather have, and the number that confident learning
@@ -66,8 +66,8 @@ def figures(
 ) -> dict[str, Any]:
     """Return all doubts, of which evaluation/<split>.json lists the first.
 
-    `source` says in words what the probabilities are. `chosen` are the indices of the
-    photos that count, by default of all.
+    `source` says in words where the probabilities come from. `chosen` are the indices
+    of the photos to search, by default all.
     """
     every = range(len(predictions.rows))
     numbers = list(every if chosen is None else chosen)
@@ -125,9 +125,9 @@ def of_run(
 ) -> dict[str, Any]:
     """Return the first doubts of all photos of a run, or of the evaluated split.
 
-    A run of several, and a network that is compared with the run's, has those of the
-    folder around it. `training_photos` has the SHA-256 of the photos that training and
-    validation used.
+    The doubts of one of several runs, or of a network compared with the run's, are in
+    the folder around it. `training_photos` has the SHA-256 of the photos that training
+    and validation used.
     """
     if run.manifest_digest == records.digest:
         around = run.directory.parent
@@ -143,12 +143,12 @@ def of_run(
 
 
 def listed(doubts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the most doubtful photos alone, with the number of all."""
+    """Return the doubts with only the most doubtful photos; the numbers are of all."""
     return {**doubts, "photos": doubts["photos"][:_MAX_LISTED]}
 
 
 def _read(path: Path, records: manifest.Manifest) -> dict[str, Any]:
-    """Read doubts.json, which somebody else may have written, without other photos."""
+    """Read doubts.json, perhaps somebody else's, without photos that are not here."""
     file_system.refuse_link(path.parent)
     rows = {row.path: row for row in records.included()}
 
@@ -176,5 +176,5 @@ def _read(path: Path, records: manifest.Manifest) -> dict[str, Any]:
                 raise ValueError(f"impossible probabilities {probabilities}")
         return {**content, "photos": list(filter(is_known, content["photos"]))}
 
-    advice = "Remove it, and doubts are those of the evaluated photos alone."
+    advice = "Remove it to search only the evaluated photos for wrong labels."
     return dict(finished_run.read_json(path, check, advice))

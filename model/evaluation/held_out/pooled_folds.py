@@ -30,7 +30,7 @@ def num_folds(directory: Path) -> int:
 
 
 def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
-    """Evaluate all folds together, and before that each that is not evaluated yet.
+    """Evaluate all folds together, after each one that is not evaluated yet.
 
     Writes folds.json, folds.npz and the doubts. The `run` of the result stands for all
     runs: it has their folder, settings and records.
@@ -58,7 +58,7 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
     records = folds["fold-0"].read_records()
     data = EvaluationData(records=records, split="all", folder=source)
     if {row.path for row in data.rows} != {row.path for row in predictions.rows}:
-        raise run_folder.RunError(f"{directory}: its folds are not of the same photos.")
+        raise run_folder.RunError(f"{directory}: its folds do not test all its photos.")
     doubts = label_errors.figures(predictions, label_errors.OF_FOLDS)
     label_errors.write(directory, doubts)
     name = "folds" + f"-{config.tta}" * (config.tta != "none")
@@ -79,7 +79,7 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
 
 
 def _evaluated(run: FinishedRun, config: Config) -> tuple[Predictions, dict[str, Any]]:
-    """Return predictions and figures of a fold, as stored or evaluated now."""
+    """Return predictions and figures of a fold, evaluating it now if necessary."""
     data = EvaluationData(records=run.read_records(), split="test")
     manifest.check_files(data.records)  # links may lead to changed files
     name = "test" + f"-{config.tta}" * (config.tta != "none")
@@ -115,7 +115,7 @@ def _stand_in(directory: Path, fold: FinishedRun) -> FinishedRun:
 def _pooled_figures(
     run: FinishedRun, predictions: Predictions, every: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the content of folds.json, without doubts; `every` are those of folds."""
+    """Return folds.json without doubts; `every` has the figures of each fold."""
     hits, groups = predictions.predicted == predictions.labels, predictions.groups
     near_copies = every[0]["near_copies"]
     if "photos" in near_copies:

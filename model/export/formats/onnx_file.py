@@ -4,8 +4,8 @@
     probabilities  float32 [n, num_classes], in label order
     stranger_score float32 [n], if the run has such scores
 
-The metadata of the file have `class_names`, a JSON list in label order, and the
-network, input, temperature and run of the classifier.
+The file's metadata hold `class_names`, a JSON list in label order, and the network,
+input, temperature and run of the classifier.
 """
 
 import json

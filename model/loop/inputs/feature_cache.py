@@ -34,7 +34,7 @@ BATCH_SIZE = 64
 _CPU_MULTIPLE = 8
 # Features that are held in memory while a head trains on them.
 MEMORY_BYTES = 1 << 30
-# What a layer's output in use does not depend on in its configuration.
+# Parts of a layer's configuration that do not change its output at inference.
 _IMMATERIAL = re.compile(
     "name|trainable|dtype|seed|.*(initializer|regularizer|constraint)"
 )
@@ -202,8 +202,8 @@ def identity_of(
 def photo_keys(records: manifest.Manifest, rows: Sequence[Row]) -> np.ndarray:
     """Return a key of each photo's stored pixels, 16 bytes each, "S16" [num_rows].
 
-    A copied photo is the source, whose SHA-256 is known. Of others, all that decides
-    their pixels is in the key, without class, path and place of the record.
+    A copied photo is the source, whose SHA-256 is known. For other photos, the key has
+    all that determines the pixels, and not the class, path or place of the record.
     """
     info = records.info
     tools = [info.versions.get(name) for name in _PIXEL_TOOLS]

@@ -3,8 +3,8 @@
 A folder of a cache is named by a digest of all that its numbers depend on besides the
 photo. One file lists the keys of its slots, by which photos are found. For each view,
 one array holds the features, another one the checksums of key and features of the slots
-that are filled. Files only grow, so that another process can go on reading. Where they
-would be too large and many slots are not used any more, they are begun again.
+that are filled. Files only grow, so that another process can go on reading. If they
+would become too large and many slots are no longer used, new files replace them.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ class FeatureStore:
         return len(stored) + len(new)
 
     def missing(self, view: int, needed: np.ndarray) -> np.ndarray:
-        """Return the photos without sound features, of copies only the first."""
+        """Return the photos without intact features, of copies only the first."""
         _, first = np.unique(self.slots[needed], return_index=True)
         needed = needed[np.sort(first)]
         sums = self._sums[view]
@@ -102,7 +102,7 @@ class FeatureStore:
         if len(damaged):
             command_line.log(
                 f"warning: {self._folder / _file_name(view)}: {len(damaged):,} of "
-                f"{len(filled):,} features are damaged and computed again"
+                f"{len(filled):,} features are damaged, and are computed again"
             )
             sums[self.slots[damaged]] = 0
         return needed[sums[self.slots[needed]] == 0]

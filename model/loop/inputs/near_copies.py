@@ -1,9 +1,9 @@
 """Find held-out photos that look like copies of training photos, by their features.
 
-Conversion keeps copies in one split as far as their hashes show them. Features of a
-pretrained network also show copies that were cut, framed, turned by a few degrees or
-taken a second later. A photo is named if it is as similar to a training photo as a cut
-training photo is to its original; so each network and data set has its own threshold.
+Conversion keeps copies in one split if their hashes reveal them. Features of a
+pretrained network also reveal copies that are cropped, framed, turned by a few degrees
+or taken a second later. A photo is listed if it is as similar to a training photo as a
+cropped one is to its original, a threshold that each network and data set has.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 
-_MAX_TRAINING = 50_000  # photos; more are represented by as many of them
-# To find the threshold, 128 training photos lose a tenth at each border; 95 % of them
-# reach it. benchmarks/near_copies.py measures what that finds.
+_MAX_TRAINING = 50_000  # photos; of more, an even selection is searched
+# To find the threshold, 128 training photos are cropped by a tenth on each side; 95 %
+# of them reach it. benchmarks/near_copies.py measures what that finds.
 _NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.95
 _LEAST_TRAINING = 20  # photos; fewer say nothing about similarity
 _WHITENING_PHOTOS, _MOST_DIRECTIONS = 1024, 512
@@ -41,9 +41,9 @@ def search(
     `features` are those that the trunk, a frozen keras.Model, computed of all photos.
 
     Returns:
-        `threshold`, a cosine; `chance`, the share of cut training photos, 0..1, that
-        are as similar to a photo of another group (a real series, or by chance);
-        `num_training` of `num_training_in_all` photos, that were compared with; and
+        `threshold`, a cosine; `chance`, the share of cropped training photos, 0..1,
+        that are as similar to a photo of another group (a real series, or by chance);
+        `num_training` of `num_training_in_all` photos that were searched; and
         `photos`, held-out photos that reach the threshold, most similar first: {path,
         split, similar_to, similarity}. {} if there are too few training photos.
     """
@@ -126,10 +126,10 @@ def rows_of_numbers(features: Any, most: float = _MOST_NUMBERS) -> np.ndarray:
 
 
 class _Whitened:
-    """Features in directions that all vary as much, so that none of them prevails.
+    """Features in directions with nearly equal variance, so that none dominates.
 
-    On flower photos, plain cosines name 3 to 14 % of other photos at the threshold that
-    names 95 % of photos cut by a tenth; whitened ones name 1 to 4 %.
+    On flower photos, at the threshold that finds 95 % of photos cropped by a tenth,
+    plain cosines find 3 to 14 % of other photos, too; whitened ones find 1 to 4 %.
     """
 
     def __init__(self, features: feature_cache.Features, sample: np.ndarray) -> None:
@@ -164,7 +164,7 @@ class _Whitened:
 def _cut_features(
     records: manifest.Manifest, trunk: Any, spec: InputSpec, indices: np.ndarray
 ) -> np.ndarray:
-    """Return the features of photos with a tenth of each border cut off."""
+    """Return the features of photos that are cropped by a tenth on each side."""
     included, size = records.included(), feature_cache.BATCH_SIZE
     rows = [included[index] for index in indices]
     images = image_batches.Images(records, rows, spec, batch_size=size)

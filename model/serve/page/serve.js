@@ -1,6 +1,6 @@
 // Send photos that are dropped, chosen, pasted or seen by the camera to /predict, one
 // after another, and show the answers.
-// Names come from strangers, so they are set as text, never as HTML.
+// Names may come from anybody, so they are set as text, never as HTML.
 "use strict";
 
 const at = (id) => document.getElementById(id);
@@ -90,14 +90,14 @@ async function classifyAll(files) {
   listing = request;
   const rows = files.map(listRow);
   at("list").append(...rows.map(([item]) => item));
-  for (const [number, [, said]] of rows.entries()) {
+  for (const [number, [, answerText]] of rows.entries()) {
     try {
       const answer = await post("predict?top=1", files[number], request.signal);
-      said.textContent = `${headline(answer)} · ${percent(answer.probability)}`;
+      answerText.textContent = `${headline(answer)} · ${percent(answer.probability)}`;
     } catch (error) {
       if (request.signal.aborted) return;
-      said.textContent = error.message;
-      said.classList.add("bad");
+      answerText.textContent = error.message;
+      answerText.classList.add("bad");
     }
   }
 }
@@ -106,15 +106,15 @@ function listRow(file) {
   const item = document.createElement("li");
   const button = element("button", "");
   const image = document.createElement("img");
-  const said = element("span", "waiting …", "said");
+  const answerText = element("span", "waiting …", "said");
   button.type = "button";
   image.src = URL.createObjectURL(file);
   image.alt = "";
   image.loading = "lazy";
-  button.append(image, element("span", file.name, "name"), said);
+  button.append(image, element("span", file.name, "name"), answerText);
   button.addEventListener("click", () => classify(file));
   item.append(button);
-  return [item, said];
+  return [item, answerText];
 }
 
 function headline(answer) {
@@ -191,7 +191,7 @@ function trainingPhoto(similar, bestClass) {
   return item;
 }
 
-// Browsers do not show every format that the server reads: then what the network sees.
+// If the browser cannot show the photo's format, show `otherwise`: what the network sees.
 function enlarge(url, text, otherwise = "") {
   at("large-photo").onerror = () => {
     at("large-photo").onerror = null;
@@ -202,7 +202,7 @@ function enlarge(url, text, otherwise = "") {
   at("large").showModal();
 }
 
-async function keep(event) {
+async function collect(event) {
   event.preventDefault();
   const photo = shown;
   const label = at("label").value;
@@ -238,7 +238,7 @@ async function watch(stream) {
   const canvas = document.createElement("canvas");
   while (camera === stream && stream.active) {
     const start = performance.now();
-    stream.photo = await drawn(canvas);
+    stream.photo = await captureFrame(canvas);
     try {
       const answer = stream.photo && (await post("predict?top=1", stream.photo));
       if (answer && camera === stream) {
@@ -250,10 +250,10 @@ async function watch(stream) {
     const rest = LIVE_MS - (performance.now() - start);
     await new Promise((done) => setTimeout(done, Math.max(rest, 0)));
   }
-  if (camera === stream) stopCamera(); // it was unplugged, or forbidden
+  if (camera === stream) stopCamera(); // unplugged, or no longer permitted
 }
 
-async function drawn(canvas) {
+async function captureFrame(canvas) {
   const { videoWidth: width, videoHeight: height } = at("view");
   if (!width) return null;
   const factor = Math.min(1, LIVE_PX / Math.min(width, height));
@@ -279,7 +279,7 @@ for (const id of ["file", "snapshot"]) {
     event.target.value = ""; // so that the same photo can be chosen again
   });
 }
-// Elsewhere than on this computer, browsers give the camera only to HTTPS.
+// For a server on another computer, browsers allow the camera only over HTTPS.
 const hasCamera = Boolean(navigator.mediaDevices && navigator.mediaDevices.getUserMedia);
 at("camera").hidden = !hasCamera;
 for (const id of ["snap", "snapshot"]) at(id).hidden = hasCamera;
@@ -292,7 +292,7 @@ at("enlarge").addEventListener("click", () => {
   enlarge(shown.url, at("file-name").textContent, shown.seen);
 });
 at("large").addEventListener("click", () => at("large").close());
-if (at("correction")) at("correction").addEventListener("submit", keep);
+if (at("correction")) at("correction").addEventListener("submit", collect);
 at("heat").addEventListener("change", showHeat);
 for (const name of ["dragenter", "dragover"]) {
   document.addEventListener(name, (event) => {

@@ -1,1 +1,1 @@
-"""Trainings within a training: several seeds, folds or networks, doubts of labels."""
+"""Trainings of several seeds, folds or networks; search for doubtful labels."""

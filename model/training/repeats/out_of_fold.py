@@ -1,7 +1,7 @@
 """Find doubtful labels of all photos: predict each by a head that has not seen it.
 
 The head is solved in five folds, on features of the pretrained layers, which have seen
-no label of these photos. Nothing of this reaches the training, which has ended before.
+no label of these photos. This follows the training, and cannot influence it.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from pipeline.records import manifest
 from pipeline.system import command_line
 
 _NUM_FOLDS = 5
-_PENALTY = 0.1  # L2 penalty where no head was solved for several
-# Of the search for each fold: with 1e-7, which takes twice as long, as many planted
-# errors came first.
+_PENALTY = 0.1  # L2 penalty if the training has not chosen one
+# Of the solver in each fold; 1e-7 takes twice as long, and finds no more planted label
+# errors.
 _TOLERANCE = 1e-4
 
 
@@ -47,7 +47,7 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
     records, start = network.records, network.start
     if start.restored is None:
         raise _NotPossible(
-            "they need pretrained layers, and those of this network have learned the "
+            "they need pretrained layers; the layers of this network have learned the "
             "labels of its training photos"
         )
     rows, folds = _folds(records)
@@ -94,7 +94,7 @@ def _folds(records: manifest.Manifest) -> tuple[tuple[Any, ...], np.ndarray]:
     """Return the rows of all photos and the fold of each, int [num_photos]."""
     num_folds = min(_NUM_FOLDS, len({row.group for row in records.included()}))
     if num_folds < 2:
-        raise _NotPossible("all photos belong together")
+        raise _NotPossible("all photos are in one group")
     options = split.Config(data=str(records.directory), folds=num_folds)
     rows = split.split_rows(options, records).included()
     return rows, np.array([row.fold for row in rows])

@@ -90,7 +90,7 @@ def _test_all(
         run_dir = directory / name
         file_system.refuse_link(run_dir)
         command_line.log(f"{name}:")
-        # A summary without a run that diverged would look too good.
+        # A summary that leaves out a run that diverged would look too good.
         if not finished_run.is_complete(run_dir):
             if run_folder.is_run(run_dir):
                 train_run.resume(run_dir)
@@ -136,7 +136,7 @@ def _write_fold(
 ) -> None:
     """Write the records in another split: a manifest, and links to the files.
 
-    A later conversion leaves hard links as they are.
+    A later conversion replaces the files, so that hard links keep the old ones.
     """
     if (folder / manifest.HEAD_NAME).exists():
         return  # written before the runs were stopped
@@ -224,7 +224,7 @@ def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
             "the features computed so far"
         )
         raise
-    candidates.sort(key=lambda one: (one.losses.mean(), one.model_bytes))
+    candidates.sort(key=lambda run: (run.losses.mean(), run.model_bytes))
     figures = comparison.compare(candidates)
     figures["split"] = "cross-validation" if configs[0].folds else "validation"
     best = candidates[0].name
@@ -293,7 +293,7 @@ def prepare_head(*arguments: Any) -> list[staged_training.StagedTraining]:
 def _validation_splits(
     config: settings.Config, records: manifest.Manifest
 ) -> Iterator[manifest.Manifest]:
-    """Yield the records, or with --folds once for each fold that validates."""
+    """Yield the records, or with --folds once for each fold, as validation split."""
     if not config.folds:
         yield records
     for fold in range(config.folds):

@@ -230,7 +230,9 @@ class TestFile:
     def test_is_not_written_if_nothing_can_be_fitted(self, tmp_path, capsys):
         write(Folder(tmp_path), Photos(CLASSES, 400))
         assert not list(tmp_path.iterdir())
-        assert "note: no score for strangers. 3 training" in capsys.readouterr().err
+        assert (
+            "note: the run has no stranger score. 3 training" in capsys.readouterr().err
+        )
 
 
 class TestAuroc:

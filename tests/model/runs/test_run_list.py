@@ -161,7 +161,7 @@ def test_the_best_run_has_the_lowest_validation_loss_on_the_newest_data(runs, ca
     assert run_list.read(str(runs / "best")).directory == runs / "better"
     (line,) = capsys.readouterr().err.splitlines()
     assert "better, with the lowest validation loss (0.3000) of 2" in line
-    assert "runs on other data, which do not count: 1" in line
+    assert "runs on other data, which were not considered: 1" in line
     assert run_list.read(str(runs / "newest")).directory == runs / "newest"
 
 
