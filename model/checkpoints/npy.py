@@ -64,7 +64,7 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     for info in infos:
         name, where = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
         if name in tensors:
-            raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
+            raise errors.CorruptCheckpoint(f"{where}: two arrays have this name")
         tensors[name] = parse_values(bounds.read_zip_member(file, info), where)
     return tensors
 
@@ -104,7 +104,7 @@ def _parse(data: bytes, where: str) -> tuple[Any, bytes]:
     if dtype.kind in _KINDS:
         return parse_values(data, where), b""
     if dtype.kind != "O":
-        raise _corrupt(where, f"an array of {dtype}, which are no numbers,")
+        raise _corrupt(where, f"an array of {dtype}, which are not numbers,")
     if (count := math.prod(shape)) != 1:
         raise _corrupt(where, f"an array of {count:,} objects, expected one dict")
     value, size = unpickle.loads(data, where, start=start)
@@ -113,7 +113,7 @@ def _parse(data: bytes, where: str) -> tuple[Any, bytes]:
 
 def _corrupt(where: str, problem: str) -> errors.CorruptCheckpoint:
     return errors.CorruptCheckpoint(
-        f"{where}: {problem}; the file is damaged or cut off, get it again"
+        f"{where}: {problem}; the file is damaged or cut off; download or copy it again"
     )
 
 
@@ -130,7 +130,7 @@ def flatten(value: Any, where: str) -> dict[str, np.ndarray]:
         if next(steps) > unpickle.MAX_ENTRIES or len(prefix) > _MAX_NAME:
             raise errors.CorruptCheckpoint(
                 f"{where}: more than {unpickle.MAX_ENTRIES:,} entries, or names longer "
-                f"than {_MAX_NAME} characters; this is no dict of arrays"
+                f"than {_MAX_NAME} characters; this is not a dict of arrays"
             )
         if isinstance(value, np.ndarray):
             tensors[prefix] = value

@@ -39,7 +39,7 @@ class Wire:
         """Return the error for a problem at a byte."""
         return errors.CorruptCheckpoint(
             f"{self.where}: {problem} at byte {at:,}; the file is damaged or cut off, "
-            "get it again"
+            "download or copy it again"
         )
 
     def varint(self, at: int, end: int) -> tuple[int, int]:

@@ -193,7 +193,7 @@ def pool_features(
         return kinds.GlobalAveragePooling2D(name=name, dtype="float32")(output)
 
     def deviation(layer: str) -> Any:
-        """E[x (x - E x) / d] = d, of Keras' own layers, so that it can be saved."""
+        """Compute d as E[x (x - E x) / d] by Keras' own layers, so that it is saved."""
         x = outputs[layer]
         if x.dtype != "float32":  # to which LayerNormalization would round its output
             x = keras.ops.cast(x, "float32")

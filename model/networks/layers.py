@@ -48,9 +48,9 @@ def conv_norm(
 ) -> Any:
     """Convolve, then apply batch normalisation; the names of both begin with `name`.
 
-    No `filters` convolve each channel by itself. If it is `like_torch`, the numbers are
-    PyTorch's: size // 2 zeros at each edge and an epsilon of 1e-5; else TensorFlow's:
-    where the stride is 2, at most as many zeros before as after, and 1e-3.
+    Without `filters`, each channel is convolved by itself. `like_torch` pads and adds
+    an epsilon as PyTorch does: size // 2 zeros at each edge, and 1e-5; otherwise as
+    TensorFlow: where the stride is 2, at most as many zeros before as after, and 1e-3.
     """
     padding = "same"
     if like_torch and stride > 1 and size > 1:
@@ -125,7 +125,7 @@ def path_of(variable: Any) -> str:
 def weights(layer: Any) -> dict[str, Any]:
     """Return {"kernel" or "query/kernel" or ...: variable} of a layer's weights.
 
-    The state of random numbers is no weight.
+    The state of random numbers is not a weight.
     """
     named = {
         path_of(variable).partition("/")[2]: variable for variable in layer.weights

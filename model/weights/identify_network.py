@@ -7,9 +7,9 @@ A name and a shape prove little, because other networks also have a features.0.w
 2. A network that the file's own Keras configuration describes is preferred to known
    ones, except to networks of keras.applications that Graft knows, because only Graft
    knows their preprocessing.
-3. Otherwise the network wins of which the file has the most kernels, by name and shape;
-   then the one with the most tensors in the file, then the one with the fewest missing.
-   If several are equal, the user has to choose with --arch.
+3. Otherwise the network wins for which the file has the most kernels, by name and
+   shape; then the one with the most tensors, then the one with the fewest missing. If
+   several are equal, the user has to choose with --arch.
 4. A file that also has layers unknown to this network belongs to another one. It is
    refused, unless the user passes --arch.
 """
@@ -33,7 +33,7 @@ from pipeline.batches.input_spec import InputSpec
 
 @dataclasses.dataclass(frozen=True)
 class NetworkMatch:
-    """A network that a file has tensors of, and the naming that finds them."""
+    """A network of which a file has tensors, and the naming that finds them."""
 
     checkpoint: Checkpoint  # with Keras' variants of tensors unified
     network: Network
@@ -53,7 +53,7 @@ class Candidates:
     """All networks that a file may belong to."""
 
     checkpoint: Checkpoint
-    matches: Sequence[NetworkMatch]  # those that the file has any tensor of, best first
+    matches: Sequence[NetworkMatch]  # of which the file has any tensor, best first
     rebuilt: Network | None  # made of the file's own Keras configuration
     # Why `rebuilt` cannot be used, or why the file's layers, in their order, do not fit
     # the requested network; "" for no reason.
@@ -61,7 +61,7 @@ class Candidates:
 
 
 def find_candidates(checkpoint: Checkpoint, *, arch: str = "") -> Candidates:
-    """Find all networks and naming conventions that a file has any tensor of.
+    """Find all networks and naming conventions of which a file has any tensor.
 
     The network `arch` is tried in any case.
     """

@@ -75,11 +75,11 @@ def _read_cached(path: Path) -> Checkpoint:
     expected = metadata.pop(_DIGEST, None)
     if expected is None:
         command_line.log(
-            f"note: {path}: of an earlier version, without a checksum to show damage"
+            f"note: {path}: written by an earlier version, without a checksum"
         )
     elif expected != _digest(checkpoint):
         raise errors.CorruptCheckpoint(
-            f"{path}: is damaged, by its SHA-256. Remove the file and run again"
+            f"{path}: is damaged (wrong SHA-256). Remove the file and run again"
         )
     return checkpoint
 

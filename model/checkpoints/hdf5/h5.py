@@ -58,7 +58,7 @@ OWN_MARK = "graft"
 _KERAS_3_PATH = re.compile(r"(?:(.+)/)?vars/([^/]+)")
 _KERAS_3_IGNORED = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimizer/")
 _MAX_CONFIG_BYTES = 16 << 20
-_MAX_LEVELS = 32  # of models in one another
+_MAX_LEVELS = 32  # of nested models
 
 
 class _Layer(NamedTuple):
@@ -173,7 +173,7 @@ def _text(texts: dict[str, str | list[str]], key: str) -> str:
 def _names(content: Content, path: str, key: str) -> list[str] | None:
     """Return a list among the attributes, or None if there is no such list.
 
-    HDF5 takes 64 kB in one attribute, so the list may be in numbered chunks.
+    One attribute of HDF5 holds at most 64 kB, so the list may be in numbered chunks.
     """
     texts = content.texts.get(path, {})
     numbered = (f"{key}{number}" for number in range(len(texts)))
@@ -186,7 +186,7 @@ def _layers(model: Any, prefix: str = "", level: int = 0) -> Iterator[_Layer]:
     """Yield all layers of a configuration, including those of models in it.
 
     Keras 3 keeps them under the class name in snake case, numbered from the second on.
-    Entries that are no layers are skipped.
+    Entries that are not layers are skipped.
     """
     inside = model.get("config")
     entries = inside.get("layers") if isinstance(inside, dict) else inside

@@ -2,9 +2,9 @@
 
 A pickle is a program. This reader lets it build lists, dicts, numbers, strings and
 arrays. Every name that it asks for is looked up in a short list of our own stand-ins.
-Any other name is an UnsafeCheckpoint, and nothing is ever imported for it. What stands
-in for NumPy's array holds bytes, type and shape, which are checked before NumPy makes
-an array of them.
+Any other name is an UnsafeCheckpoint, and nothing is ever imported for it. The stand-in
+for NumPy's array holds bytes, type and shape, which are checked before NumPy makes an
+array of them.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 
 from model.checkpoints import bounds, errors
 
-_MAX_LEVELS = 20  # of lists and dicts in one another
+_MAX_LEVELS = 20  # of nested lists and dicts
 # Parts of a pickle: its instructions, their lengths and texts. A state dict has about
 # 80 parts per tensor; each part may cost 200 bytes of memory.
 _MAX_PARTS = 2_000_000

@@ -114,7 +114,7 @@ def _parse_entry(message: Wire, prefix: Path) -> Entry:
 def _read_table(data: bytes, prefix: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yield all keys and values; `prefix` names the checkpoint in errors."""
     if len(data) < _FOOTER_BYTES or data[-8:] != MAGIC:
-        raise unreadable(prefix, "its index does not end as one")
+        raise unreadable(prefix, "its index does not end like an index")
     # The first of the footer's two blocks is not used here.
     wire = Wire(data, str(prefix))
     footer = len(data) - _FOOTER_BYTES
@@ -138,7 +138,7 @@ def _block(data: bytes, offset: int, size: int, prefix: Path) -> bytes:
     if tfrecord.masked_crc(block) != crc:
         raise unreadable(prefix, "a block's checksum is wrong")
     if block[-1] != 0:
-        raise unreadable(prefix, "a compressed block, as TensorFlow writes none")
+        raise unreadable(prefix, "a compressed block, which TensorFlow never writes")
     return block[:-1]
 
 

@@ -18,7 +18,7 @@ import keras
 from model.checkpoints import errors
 from model.networks import architecture, head, layers
 
-_MAX_LAYERS, _MAX_MODELS = 2_000, 100  # the latter in one another
+_MAX_LAYERS, _MAX_MODELS = 2_000, 100  # the models may be nested
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network.
 _HEAD = {
@@ -32,7 +32,7 @@ _Json = Mapping[str, Any]
 
 
 class Refused(errors.MismatchedCheckpoint):
-    """A part that no network is rebuilt with; its message is the name of the part."""
+    """The configuration has a part that is not rebuilt; the message is what it has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read(config: _Json, *, is_run: bool) -> Graph:
 
 def _object(value: Any, what: str) -> _Json:
     if not isinstance(value, dict):
-        raise Refused(f"{what} that is no JSON object")
+        raise Refused(f"{what} that is not a JSON object")
     return value
 
 
@@ -104,7 +104,7 @@ class _Reader:
         """Gather the calls of a model that is called on `source`; return its output."""
         self.num_models += 1
         if self.num_models > _MAX_MODELS:
-            raise Refused("too many models in one another")
+            raise Refused("too many nested models")
         kind, config = model.get("class_name"), model.get("config")
         if kind == "Sequential" and isinstance(config, list):  # early Keras 2
             config = {"layers": config}
@@ -127,19 +127,19 @@ class _Reader:
     def _functional(self, config: _Json, parts: list[_Json], source: Output) -> Output:
         named = {_name_of(part): part for part in parts}
         if len(named) < len(parts):
-            raise Refused("two layers of one name")
+            raise Refused("two layers with the same name")
         inputs = [n for n, part in named.items() if part["class_name"] == "InputLayer"]
         if len(inputs) != 1:
             raise Refused(f"{len(inputs)} inputs, expected one")
         last = _outputs(_tensors(config.get("output_layers")))
         if len(last) != 1:
-            raise Refused("not exactly one output")
+            raise Refused(f"{len(last)} outputs, expected one")
         calls: dict[str, tuple[Any, Any]] = {inputs[0]: ((), {})} | {
             name: self._arguments(part, name)
             for name, part in named.items()
             if name != inputs[0]
         }
-        outputs = dict[str, Output]()  # of what stands for each layer here
+        outputs = dict[str, Output]()  # {layer: output of the layer that replaces it}
         removed = set[str]()  # layers of a run's head
         for name in self._in_order(calls, last[0].layer):
             sources = [output.layer for output in _outputs(calls[name])]

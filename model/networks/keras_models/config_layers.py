@@ -1,6 +1,6 @@
-"""Make a Keras layer of its configuration, if it is one of an allow-list.
+"""Make a Keras layer from its configuration, if its class is on an allow-list.
 
-Only built-in classes are made, of plain numbers and short texts, by their own
+Only built-in classes are made, from plain numbers and short texts, by their own
 constructors. Keras deserialises nothing, so that no function, class or initializer of
 the file ever runs. Whatever changes how a layer trains is left out.
 
@@ -21,7 +21,7 @@ from model.networks.keras_models.config_graph import Call, Output, Refused
 
 _MAX_SIZE = 1 << 16  # filters, units, pixels
 _MAX_NUMBERS = 1 << 10  # of a constant
-# What a layer's output in use does not depend on.
+# Parts of a configuration that do not change a layer's output at inference.
 _IMMATERIAL = re.compile(
     ".*(initializer|regularizer|constraint|shape)|name|trainable|dtype|seed|autocast|"
     "input_dim|input_dtype|sparse|ragged|init|weights|fused|mode|synchronized|"
@@ -39,7 +39,7 @@ _LAYERS = (
     *("UpSampling2D", "Resizing", "CenterCrop", "Rescaling"),
     *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"),
 )
-# Layers that do nothing in use. Graft augments photos before the network instead.
+# Layers that do nothing at inference; Graft augments photos before the network instead.
 TRAINING_ONLY = re.compile("Random(?!Crop).*|RandAugment|(Gaussian|Alpha)Dropout")
 _ACTIVATIONS = {name for name in dir(keras.activations) if not name.startswith("_")}
 _ACTIVATIONS -= {"get", "serialize", "deserialize"}

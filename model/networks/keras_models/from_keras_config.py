@@ -20,20 +20,20 @@ from model.networks.keras_models.config_graph import Call, Graph, Refused
 from pipeline.batches.input_spec import MAX_SIDE_PX, InputSpec
 
 _MAX_PARAMETERS = 1_000_000_000
-_MAX_OUTPUT = 1 << 27  # numbers that a layer puts out, of one image
+_MAX_OUTPUT = 1 << 27  # numbers in a layer's output for one image
 # What Keras raises if layers, shapes and values do not fit.
 _DOES_NOT_FIT = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(RecursionError, NotImplementedError),
 )
 _PREFIX = "keras-"  # begins the names of rebuilt networks
-_LAST = ("softmax", "sigmoid", "log_softmax")  # make probabilities of logits
+_LAST = ("softmax", "sigmoid", "log_softmax")  # turn logits into probabilities
 _WITH_KERNEL = (
     *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"),
     *("Conv2DTranspose", "BatchNormalization", "LayerNormalization"),
 )
 _PREPARING = ("Rescaling", "Normalization")
-# Layers that keep what their input says of each class.
+# Layers whose output still has the classes of their input.
 _KEEPING = (
     *("Flatten", "Reshape", "Dropout", "Activation", "Softmax", "Identity"),
     *("GlobalAveragePooling2D", "GlobalMaxPooling2D", "AveragePooling2D"),
@@ -45,8 +45,8 @@ def rebuild(text: str, where: str, *, is_run: bool = False) -> architecture.Netw
 
     `text` is the JSON of a Sequential or functional model of Keras 2 or 3 in the
     file `where`. Of the model of a run, the head and the normalisation of the input,
-    which the file's metadata state, are left out. A layer or value that is not on the
-    allow-list, and an input that is no image, are a MismatchedCheckpoint.
+    which the file's metadata state, are left out. Raises MismatchedCheckpoint for a
+    layer or value that is not on the allow-list, or an input that is not an image.
     """
     config = checkpoint.parse_dict(text, where, "its Keras configuration")
     try:
@@ -143,7 +143,7 @@ def _prepares_pixels(graph: Graph) -> bool:
 
 
 def _end_in_logits(graph: Graph) -> tuple[Graph, str]:
-    """Return a graph without the activation that makes probabilities of logits.
+    """Return a graph without the activation that turns logits into probabilities.
 
     The second value says how it ends: in "logits" of classes, in "one logit" of the
     second of two classes, or in features, "".
@@ -215,7 +215,7 @@ def _connect(graph: Graph, has_one_logit: bool, image: Any, num_classes: int) ->
 
 
 def _check_sizes(network: architecture.Network) -> None:
-    """Refuse layers that put out too much, and networks that are too large."""
+    """Refuse layers with an output that is too large, and networks that are."""
     for name, shape in network.layer_shapes().items():
         sides = [side for side in shape[1:] if side is not None]
         if min(sides, default=1) < 1:

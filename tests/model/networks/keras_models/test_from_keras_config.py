@@ -251,7 +251,7 @@ def renamed(name):
         (changed(KERAS_2, "config", 0, "class_name", "Convolution2D"), "Convolution2D"),
         (
             changed(KERAS_2_FUNCTIONAL, "config", "output_layers", []),
-            "not exactly one output",
+            "0 outputs, expected one",
         ),
         (called_on("b"), "needs its own output"),
         (called_on("x"), "takes its input from 'x'"),
