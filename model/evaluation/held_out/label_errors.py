@@ -31,7 +31,7 @@ def find_doubts(
     """Find photos for which another class is more probable than their label.
 
     They are ordered by the probability of the label minus that of the suggestion. Of
-    30 labels planted wrong in 1,127 flowers, 29 or 30 are among the first 90
+    30 labels planted wrong in 1,127 flowers, all 30 are among the first 90
     (benchmarks/planted_labels.py).
 
     Confident learning names fewer photos, of which more are wrong: those for which
