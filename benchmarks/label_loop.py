@@ -66,7 +66,7 @@ def answer(
 
 
 def pooled_accuracy(records: str, run: str) -> float:
-    """Return the accuracy of five folds, each photo judged once."""
+    """Return the accuracy of five folds, each photo tested once."""
     measure.run_python("train.py", f"--data={records}", f"--run_dir={run}", "--folds=5")
     summary = json.loads((Path(run) / "repeats.json").read_text())
     return float(summary["all_photos"]["accuracy"])

@@ -1,9 +1,9 @@
-"""Measure how well the first BatchNorm tells the preprocessing of a network.
+"""Measure how well the first BatchNorm shows the preprocessing of a network.
 
     python benchmarks/preprocessing.py FOLDER [OTHER_FOLDER ...]
 
 Trains small networks in plain Keras on photos of 32 pixels, each with the five usual
-preprocessings. The table shows what Graft decides by 60 photos of each folder that no
+preprocessings. The table shows what Graft finds with 60 photos of each folder that no
 network was trained on (right, open or wrong), and the distances of the best and of the
 next preprocessing. Networks of the last kind have no BatchNorm.
 """

@@ -5,8 +5,8 @@
 torchvision's AlexNet with Graft's restored convolutions, channels last, in bfloat16
 where the processor has instructions for it; the means of its last map; a standard
 scaler and logistic regression with scikit-learn's settings. Photos of TRAIN and
-VALIDATION train, those of TEST are judged. Photos are read as torchvision's documents
-recommend, by two worker processes.
+VALIDATION train, those of TEST test. Photos are read as torchvision's documentation
+recommends, by two worker processes.
 
 Needs torch, torchvision and scikit-learn, and nothing of Graft. Prints one JSON line.
 """

@@ -1,9 +1,9 @@
-"""Compare the pixels that conversion sees with those of a decoder of another make.
+"""Compare the pixels that conversion decodes with those of independent decoders.
 
     python benchmarks/second_decoder.py FOLDER
 
 Decodes every file below FOLDER as conversion does, before anything is encoded again,
-and once more: TIFF with tifffile, AVIF, GIF and JPEG 2000 with imagecodecs, all else
+and once more: TIFF with tifffile, AVIF, GIF and JPEG 2000 with imagecodecs, others
 with Pillow. Prints each file that is refused, with the reason, and the largest
 difference between means of 16 x 16 cells, 0 to 255. The exit code is 1 if one is above
 2.

@@ -1,9 +1,9 @@
-"""Measure how well photos of none of the classes are told from flowers.
+"""Measure how well the stranger score separates other photos from flowers.
 
     python benchmarks/strangers.py FLOWERS STRANGERS... [--networks=,alexnet]
 
 Trains a head on five folds of FLOWERS with each network; an empty name is the default
-one. Test photos of each fold stand against the photos of each folder of strangers. The
+one. Test photos of each fold are compared with each folder of strangers. The
 table has the mean AUROC over the folds and its range; the shares of strangers and of
 test photos that reach the threshold; and the AUROC of softmax alone, and of the cosine
 to the five nearest training photos.

@@ -3,7 +3,7 @@
     python benchmarks/video.py [CLIP] [--run_dir=runs/latest] [--rounds=3]
 
 Without a clip, ffmpeg makes one: 10 minutes of 1080p, H.264, 25 frames a second, a key
-frame every 2 seconds. Times python -m model.predict --every=1s, whole. The reference is
+frame every 2 seconds. Times the command python -m model.predict --every=1s. The peer is
 a program with OpenCV alone, which decodes all frames and converts one a second. Memory
 is that of all processes, for the clip and for its first tenth.
 """

@@ -145,7 +145,7 @@ def test_photos_of_one_group_are_in_one_fold(found):
 
 def test_photos_that_all_belong_together_have_no_folds(found):
     rows = tuple(dataclasses.replace(row, group="a") for row in found.included())
-    with pytest.raises(out_of_fold._NotPossible, match="belong together"):
+    with pytest.raises(out_of_fold._NotPossible, match="in one group"):
         out_of_fold._folds(dataclasses.replace(found, rows=rows))
 
 
