@@ -90,7 +90,7 @@ def parse_values(data: bytes, where: str) -> np.ndarray:
     """Return the array of an .npy of numbers or text, a view of its bytes."""
     dtype, shape, fortran, start = _parse_header(data, where)
     if dtype.kind not in _KINDS + "U" or not dtype.itemsize:
-        raise _corrupt(where, f"an array of {dtype}, expected numbers or text,")
+        raise _corrupt(where, f"an array of {dtype}, expected numbers or text")
     size, expected = len(data) - start, math.prod(shape) * dtype.itemsize
     if size != expected:
         raise _corrupt(where, f"{size:,} bytes of values, expected {expected:,}")
@@ -104,7 +104,7 @@ def _parse(data: bytes, where: str) -> tuple[Any, bytes]:
     if dtype.kind in _KINDS:
         return parse_values(data, where), b""
     if dtype.kind != "O":
-        raise _corrupt(where, f"an array of {dtype}, which are not numbers,")
+        raise _corrupt(where, f"an array of {dtype}, expected numbers")
     if (count := math.prod(shape)) != 1:
         raise _corrupt(where, f"an array of {count:,} objects, expected one dict")
     value, size = unpickle.loads(data, where, start=start)

@@ -90,7 +90,7 @@ def convnext_tiny_torch(image: Any, num_classes: int) -> Any:
             x = layer_norm(name=f"{name}_norm")(x)
             x = keras.layers.Conv2D(96 * 2**stage, 2, 2, name=f"{name}_conv")(x)
         for number in range(repeats):
-            x = _convnext_block(x, name=f"stage{stage}_convnext_block{number}")
+            x = _convnext_block(x, name=f"stage{stage}_block{number}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = layer_norm(name="pool_norm")(x)
     return dense(num_classes, activation=None, name="fc")(x)

@@ -116,7 +116,7 @@ class TestPlain:
             (npy_bytes(BIAS)[:-1], "7 bytes of values, expected 8"),
             (npy_bytes(BIAS) + b"x", "9 bytes of values, expected 8"),
             (npy_bytes(BIAS)[:60], "a header that cannot be parsed"),
-            (npy_bytes(BIAS).replace(b"'<f4'", b"'<U1'"), "no numbers"),
+            (npy_bytes(BIAS).replace(b"'<f4'", b"'<U1'"), "expected numbers"),
             (npy_bytes(BIAS).replace(b"(2,), }", b"(-2,)} "), "of shape"),
             (npy_bytes(BIAS).replace(b"{", b"["), "a header that cannot be parsed"),
             (npy.SIGNATURE + b"\x09\x00" + bytes(20), "cannot be parsed"),
