@@ -182,6 +182,8 @@ def _written(
             labels=labels,
             scorer=scorer,
         )
+        if config.format == "keras" and not scorer:  # one of an earlier export
+            path.with_name(path.stem + exportable.SCORES_ENDING).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Models that --format=keras writes are weight files, too, with the run's answers."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import keras
@@ -17,7 +18,7 @@ from model.training import settings, starting_point
 from model.weights import pretrained_classifier, weight_file
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
-from tests.support import small_runs
+from tests.support import exports, small_runs
 
 SPEC = InputSpec(
     size_px=32,
@@ -155,3 +156,17 @@ def test_inspect_says_what_it_holds(path):
     text = inspect.report_fittings(checkpoint)
     assert "fits keras-users" in text
     assert "a new head may sit on features_in_file" in text
+
+
+def test_another_export_leaves_no_scores_of_an_earlier_one(small_run, tmp_path):
+    run = dataclasses.replace(small_run, directory=tmp_path / "run")
+    shutil.copytree(small_run.directory, run.directory)
+    out = tmp_path / "out" / "a.keras"
+    exports.export(run, "keras", out)
+    (out.parent / "b-strangers.keras").touch()  # not beside this file
+    names = {"README.md", "a.keras", "a-strangers.keras", "b-strangers.keras"}
+    assert {path.name for path in out.parent.iterdir()} == names | {"labels.txt"}
+    (run.directory / "strangers.npz").unlink()
+    exports.export(run, "keras", out)
+    names -= {"a-strangers.keras"}
+    assert {path.name for path in out.parent.iterdir()} == names | {"labels.txt"}
