@@ -190,7 +190,7 @@ def _targets(groups: Groups, shares: Mapping[str, float]) -> dict[int, dict[str,
 
 
 def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return lines on classes that lack photos, or that may be no classes."""
+    """Return lines on classes that lack photos."""
     lines = []
     for name, splits in counts.items():  # {split: number of photos}
         total = sum(splits.values())
@@ -198,13 +198,7 @@ def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
             lines.append(f"warning: class {name}: no photo for {' and '.join(lacking)}")
         elif total < SMALL_CLASS:
             lines.append(
-                f"warning: class {name}: only {total} photos, {splits['test']} of them "
+                f"warning: class {name}: few photos: {total}, {splits['test']} of them "
                 "in the test split; consider python -m pipeline.split --folds=5"
-            )
-        if name in ("none", "unsure"):
-            lines.append(
-                f"warning: class {name}: in model.predict --sort_into, the folder of "
-                f"this name is for photos without a class; --layout=none={name} leaves "
-                "it out"
             )
     return lines

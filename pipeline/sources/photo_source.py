@@ -22,12 +22,11 @@ SPLIT_OF: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 SKIP = "skip"  # in place of a class in corrections.csv: leave the photo out
-# Names of classes, in lower case, with another meaning to Graft.
+_SORTED = "model.predict --sort_into puts photos without a class into such a folder"
+# Names of classes, in lower case, that mean something else to some commands.
 _MEANINGS = {
-    SKIP: "in corrections.csv, skip leaves photos out",
-    **dict.fromkeys(
-        ("unsure", "none"), "--sort_into of model.predict puts photos of no class there"
-    ),
+    SKIP: "in corrections.csv, skip leaves photos out; rename the class",
+    **{n: f"{_SORTED}; --layout=none={n} leaves it out" for n in ("none", "unsure")},
 }
 # Ending of a photo's name.
 ENDING = re.compile(
@@ -164,9 +163,10 @@ def describe_names(names: Sequence[str]) -> dict[str, str]:
         by_look[re.sub(r"[\s_]|(?<=[^\W\d])-", "", key).removesuffix("s")].append(name)
     twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
     same = "the same but for case, spaces, encoding or a plural; are they one class? "
-    texts = {"class names alike": same + "; ".join(twins)} if twins else {}
-    other = [n for n in names if n.casefold() in _MEANINGS]
-    if other:
-        meanings = "; ".join(f"{n} ({_MEANINGS[n.casefold()]})" for n in other)
-        texts["class names with another meaning"] = f"rename {meanings}"
-    return texts
+    meanings = {name: _MEANINGS.get(name.casefold()) for name in names}
+    others = (f"{name} ({meaning})" for name, meaning in meanings.items() if meaning)
+    texts = {
+        "class names alike": same * bool(twins) + "; ".join(twins),
+        "class names with another meaning": ", ".join(others),
+    }
+    return {kind: text for kind, text in texts.items() if text}

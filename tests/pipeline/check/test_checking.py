@@ -183,8 +183,9 @@ def test_class_names_that_mean_something_else_elsewhere_are_warned_of(
     for name, new in (("blue", "None"), ("red", "skip")):
         (photos / name).rename(photos / new)
     meaning = (
-        "rename None (--sort_into of model.predict puts photos of no class there); "
-        "skip (in corrections.csv, skip leaves photos out)"
+        "None (model.predict --sort_into puts photos without a class into such a "
+        "folder; --layout=none=none leaves it out), "
+        "skip (in corrections.csv, skip leaves photos out; rename the class)"
     )
     report = run(photos, tmp_path)
     findings = {finding.kind: finding for finding in report.findings}
