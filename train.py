@@ -45,12 +45,7 @@ def main(typed: dict[str, Any]) -> None:
             "only train one run. Start a training for each seed, fold or network."
         )
     elif len(configs) > 1:
-        from model.evaluation.compare import comparison
-
-        directory, figures = repeated_runs.choose_network(*configs)
-        runner_up = figures | {"pairs": figures["pairs"][:1]}
-        command_line.say(comparison.as_text(runner_up) + "\n")
-        report(directory, rank)
+        report(repeated_runs.choose_network(*configs), rank)
     elif config.seeds > 1 or config.folds:
         report(repeated_runs.repeat(config), rank)
     else:

@@ -417,12 +417,19 @@ class TestSeveralNetworks:
     def test_the_best_on_validation_photos_is_the_run(
         self, configs, found, capsys, monkeypatch
     ):
-        chosen = configs(16, 1)
-        directory, figures = repeated_runs.choose_network(*chosen)
+        chosen, train, printed = configs(16, 1), train_run.train, []
+
+        def train_best(*arguments, **others):
+            printed.append(capsys.readouterr())
+            return train(*arguments, **others)
+
+        monkeypatch.setattr(train_run, "train", train_best)
+        directory = repeated_runs.choose_network(*chosen)
+        ((out, err),) = printed  # before the best one was trained
         assert directory == Path(chosen[0].run_dir)
+        figures = content(directory, "comparison.json")
         names = {path.name for path in directory.parent.iterdir()}
         assert names == {"run", "latest", "cache"}
-        assert figures == content(directory, "comparison.json")
         shown = report_facts.network_comparison(finished_run.read(str(directory)))
         assert shown["sentences"][0].endswith(f": {figures['pairs'][0]['verdict']}.")
         labels = [run["run"] for run in figures["runs"]]
@@ -442,14 +449,19 @@ class TestSeveralNetworks:
                 if run["validation_loss"] == last
             )
         )
-        err = capsys.readouterr().err
+        assert "validation split, 6 photos" in out
+        assert out.count(" compared with ") == 1
+        assert err.endswith(
+            f"{labels[0]} is the best network and is trained as a run:\n"
+        )
         for config in chosen[2:]:
             assert f"warning: {config.label} is left out: " in err
 
     def test_folds_validate_each_photo_but_those_of_the_test_split(
         self, configs, found
     ):
-        directory, figures = repeated_runs.choose_network(*configs(16, folds=2))
+        directory = repeated_runs.choose_network(*configs(16, folds=2))
+        figures = content(directory, "comparison.json")
         held = len(found.included("test"))
         assert held and figures["num_examples"] == len(found.included()) - held
         best = finished_run.read(str(directory))

@@ -213,8 +213,9 @@ def _describe(error: Exception) -> str:
 
 
 def say(*texts: str) -> None:
-    """Write lines of results to stdout."""
+    """Write lines of results to stdout, at once: lines of the log may follow."""
     sys.stdout.writelines(f"{shown(text)}\n" for text in texts)
+    sys.stdout.flush()
 
 
 def shown(text: str) -> str:

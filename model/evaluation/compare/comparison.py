@@ -222,8 +222,8 @@ def as_text(figures: dict[str, Any]) -> str:
         lines += [
             "",
             f"{second} compared with {first}",
-            f"  only this run right: {pair['only_second']} photos; only the other: "
-            f"{pair['only_first']}; {test} p {p}",
+            f"  photos that only this run gets right: {pair['only_second']}, only the "
+            f"other: {pair['only_first']}; {test} p {p}",
             f"  accuracy {pair['difference']:+.4f}, 95 % interval {low:+.4f} to "
             f"{high:+.4f}",
             f"  {command_line.one_line(pair['verdict'])}",

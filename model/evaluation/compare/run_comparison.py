@@ -17,6 +17,8 @@ from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
+_TIMED_PHOTOS = 200  # of fewer, the start of a network takes much of the time
+
 
 def compare_runs(
     runs: Mapping[str, finished_run.FinishedRun], config: Config
@@ -129,10 +131,11 @@ def _candidate_today(
     config: Config,
 ) -> comparison.Candidate:
     """Return a run with logits for classes of which it knows some."""
-    start = time.perf_counter()
+    model, start = run.load_model(), time.perf_counter()
     arrays = run_evaluation.evaluate_split(
-        run.load_model(), data, run.spec, config, class_names=run.class_names
+        model, data, run.spec, config, class_names=run.class_names
     ).arrays()
+    rate = len(data.rows) / (time.perf_counter() - start)
     columns = [class_names.index(name) for name in run.class_names]
     arrays["label"] = np.array([class_names.index(r.class_name) for r in data.rows])
     arrays["logits"] = comparison.with_unknown_classes(
@@ -144,7 +147,7 @@ def _candidate_today(
         examples=stored_logits.Examples(**arrays),
         temperature=run.temperature,
         model_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
-        images_per_s=len(data.rows) / (time.perf_counter() - start),
+        images_per_s=rate if len(data.rows) >= _TIMED_PHOTOS else None,
     )
 
 
@@ -177,7 +180,7 @@ def _candidate(
         evaluation = run_evaluation.evaluate_run(run, data, config)
         path = evaluation.path.with_suffix(".npz")
     examples = stored_logits.read(path)
-    figures = stored_logits.read_figures(path.with_suffix(".json"))
+    rate = stored_logits.read_figures(path.with_suffix(".json"))["images_per_s"]
     refuse_seen(set(examples.sha256.tolist()))
     return comparison.Candidate(
         name=name,
@@ -185,7 +188,7 @@ def _candidate(
         examples=examples,
         temperature=run.temperature,
         model_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
-        images_per_s=figures["images_per_s"],
+        images_per_s=rate if len(examples.label) >= _TIMED_PHOTOS else None,
     )
 
 

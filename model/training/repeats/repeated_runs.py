@@ -206,13 +206,13 @@ def as_text(summary: Mapping[str, Any], network: str = "") -> str:
     return "\n".join(lines)
 
 
-def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
+def choose_network(*configs: settings.Config) -> Path:
     """Train a head on each network, then a run with the best one; return its folder.
 
     The networks predict the same validation photos, or with --folds each training and
     validation photo once. The best has the lowest log loss, which on few photos says
     more than the accuracy. Ties go to the smaller network, then to the first. The
-    figures of all, the best first, are returned as well, and kept as comparison.json.
+    figures of all, the best first, are printed, and kept as comparison.json.
     """
     records = train_run.read_records(configs[0].data)
     run_folder.new_directory(configs[0].run_dir, configs[0].ckpt)  # which must be free
@@ -227,11 +227,13 @@ def choose_network(*configs: settings.Config) -> tuple[Path, dict[str, Any]]:
     candidates.sort(key=lambda run: (run.losses.mean(), run.model_bytes))
     figures = comparison.compare(candidates)
     figures["split"] = "cross-validation" if configs[0].folds else "validation"
+    runner_up = figures | {"pairs": figures["pairs"][:1]}
+    command_line.say(comparison.as_text(runner_up) + "\n")
     best = candidates[0].name
     command_line.log(f"{best} is the best network and is trained as a run:")
     config = next(config for config in configs if config.label == best)
     single = dataclasses.replace(config, folds=0)
-    return train_run.train(single, comparison=figures), figures
+    return train_run.train(single, comparison=figures)
 
 
 def each_usable(configs: Sequence[settings.Config], use: Callable[..., Any]) -> Any:

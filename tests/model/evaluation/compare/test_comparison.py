@@ -212,7 +212,8 @@ def test_two_runs_are_compared_in_a_table():
         "0.2000 to 0.3000  12.3         -",
         "",
         "longer compared with a",
-        "  only this run right: 7 photos; only the other: 1; McNemar's exact p 0.0703",
+        "  photos that only this run gets right: 7, only the other: 1; McNemar's exact "
+        "p 0.0703",
         "  accuracy +0.1000, 95 % interval +0.0013 to +0.2048",
         "  no difference can be seen (p = 0.14)",
         "",

@@ -76,6 +76,7 @@ def test_runs_of_200_and_600_photos_are_compared_on_those_that_none_has_seen(gro
     shared = figures["shared_classes"]
     assert shared["num_examples"] == known
     assert [run["accuracy"] for run in shared["runs"]] == [1, 1]
+    assert [run["images_per_s"] for run in figures["runs"]] == [None, None]  # too few
     assert shared["pairs"][0]["p"] == 1
     lost = sum(row.sha256 in set(seen(before)) for row in after.included())
     text = comparison.as_text(figures)
