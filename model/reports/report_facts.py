@@ -226,10 +226,12 @@ def _unequal_classes(records: manifest.Manifest) -> list[str]:
 
 
 def _notes(records: manifest.Manifest, *, own: bool) -> list[str]:
-    """Return a note about photos that belong together."""
+    """Return notes about photos that belong together, and about corrected labels."""
     groups = collections.Counter(row.group for row in records.included())
     num_grouped = sum(number for number in groups.values() if number > 1)
-    return [
+    num_corrected = sum(bool(row.corrected_from) for row in records.included())
+    corrected = f"{num_corrected:,} label{'s' * (num_corrected > 1)} corrected."
+    return [corrected] * bool(num_corrected) + [
         f"{num_grouped} photos belong to groups of copies, of near-duplicates, or of "
         "--group_by" + ("; each group lies within one split." if own else ".")
     ] * bool(num_grouped)

@@ -57,7 +57,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         *_confusion_table(figures),
     ]
     if errors := figures["errors"]:
-        lines += ["", f"the most confident of {len(errors)} mistakes:"]
+        lines += ["", f"mistakes: {len(errors)}, the most confident first:"]
         lines += [
             f"  {error['probability']:.3f}  {error['true']} predicted as "
             f"{error['predicted']}: {error['path']}"

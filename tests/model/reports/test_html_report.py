@@ -70,6 +70,22 @@ def test_a_guess_of_the_preprocessing_is_warned_of_once(evaluation, page):
     assert [text.count(line) for text in pages] == [0, 1]
 
 
+def test_facts_have_names_of_their_own_and_few_photos_no_speed(evaluation, page):
+    section = page[page.index('<section id="made">') :]
+    names = re.findall(r"<dt>(.*?)</dt>", section)
+    assert names == [
+        *("versions in the evaluation", "versions in training"),
+        *("versions in the conversion", "SHA-256 of model.keras"),
+        "photos evaluated per second",
+    ]
+    titles = re.findall(r'<p class="muted">(.*?)</p>', section)
+    assert titles[0] == "Command of the evaluation"
+    assert "<dd>not measured on so few photos</dd>" in section
+    figures = evaluation.figures | {"num_examples": 200, "images_per_s": 1234.4}
+    page = html_report.render(dataclasses.replace(evaluation, figures=figures), "")
+    assert "<dd>1,234</dd>" in page
+
+
 def test_networks_that_were_compared_are_shown(evaluation, tmp_path):
     figures = {
         "run": "<b>best</b>, crop",

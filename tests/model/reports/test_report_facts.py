@@ -120,6 +120,13 @@ class TestData:
             "--group_by; each group lies within one split."
         ]
 
+    def test_corrected_labels_are_a_note(self, found):
+        rows = [dataclasses.replace(r, corrected_from="pink") for r in found.rows[:2]]
+        for number, text in ((1, "1 label corrected."), (2, "2 labels corrected.")):
+            changed = (*rows[:number], *found.rows[number:])
+            records = dataclasses.replace(found, rows=changed)
+            assert report_facts.data(records, "all", own=True)["notes"] == [text]
+
     def test_other_records_have_no_splits_and_no_training_warnings(self, found):
         """A single red training photo does not matter if nothing was trained on it."""
         rows = list(with_one_red_training_photo(found))
