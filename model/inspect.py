@@ -88,7 +88,7 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
         f"fits {name} (names as in {match.naming.source}): {num_restored} of "
         f"{num_variables} variables"
     )
-    line += f", {num_unused} tensors unused; " if num_unused else "; "
+    line += f", {num_unused} of the tensors unused; " if num_unused else "; "
     positions = restored.possible_features() or restored.possible_positions()
     if unexplained := match.naming.unexplained_layers(
         match.checkpoint, restored.shapes

@@ -116,7 +116,7 @@ def test_errors_name_the_photos_most_confident_first(worse):
         assert error["predicted"] != error["true"]
     text = text_report.evaluation(figures)
     assert errors[0]["path"] in text
-    assert f"the most confident of {len(errors)} mistakes" in text
+    assert f"mistakes: {len(errors)}, the most confident first" in text
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test", "all"])

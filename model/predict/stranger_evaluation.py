@@ -125,5 +125,5 @@ def as_text(figures: dict[str, Any]) -> str:
         "validation photos reach; that of softmax has as many false alarms here.",
     ]
     unread = figures["num_unreadable"]
-    lines += [f"not read: {unread:,} files; they are listed above"] * bool(unread)
+    lines += [f"not readable, and listed above: {unread:,}"] * bool(unread)
     return "\n".join([*lines, f"written: {figures['written']}"])

@@ -108,8 +108,8 @@ class _StageTimer:
         if stage.is_solved:
             lines.append(f"L-BFGS for up to {stage.epochs} L2 penalties")
         else:
-            steps = f"{stage.steps:,} steps of {size} photos"
-            lines.append(f"{steps} in {stage.epochs} epochs")
+            epochs = f"{stage.epochs} epoch{'s' * (stage.epochs > 1)}"
+            lines.append(f"{stage.steps:,} steps of {size} photos in {epochs}")
         if missing:
             lines.append(f"features of {missing:,} views: {_in_words(features_s)}")
         lines.append(f"training: {_in_words(training_s)}, {bound}")

@@ -70,7 +70,7 @@ class StartingPoint:
         if unused:
             names = ", ".join(unused[:3]) + ", ..." * (len(unused) > 3)
             lines.append(
-                f"{len(unused)} tensors of the file are not used ({names}); "
+                f"tensors of the file that are not used: {len(unused)} ({names}); "
                 "ledger.json lists all"
             )
         return lines

@@ -99,9 +99,9 @@ def read_records(folder: str) -> manifest.Manifest:
         )
     if divided := records.divided_groups():
         command_line.log(
-            f"warning: {len(divided):,} groups of photos that belong together are in "
-            "several splits, so that the accuracy may be too high. Make a new split: "
-            f"python -m pipeline.split {records.directory}"
+            f"warning: groups of photos in more than one split: {len(divided):,}, so "
+            "that the accuracy may be too high. Make a new split: python -m "
+            f"pipeline.split {records.directory}"
         )
     return records
 

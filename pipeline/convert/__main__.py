@@ -48,9 +48,10 @@ def main(typed: dict[str, Any]) -> None:
             f"seed {converted.info.seed}. To make a new split, run: python -m "
             f"pipeline.split {config.out} --seed={config.seed}"
         )
+    count = len(summary.written)
     command_line.say(
         *lines,
-        f"wrote {len(summary.written)} record files to {config.out}"
+        f"wrote {count} record file{'s' * (count != 1)} to {config.out}"
         if summary.changed
         else f"nothing changed: {config.out} is up to date with {config.source}",
     )

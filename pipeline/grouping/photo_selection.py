@@ -111,7 +111,7 @@ def check_classes(rows: Sequence[Row], source: Source) -> None:
     example_of = {row.codes[0]: row for row in reversed(skipped)}
     code = statistics.mode(row.codes[0] for row in skipped)
     raise DataError(
-        f"{source.root}: class {empty[0]}: none of {len(skipped)} files can be used. "
+        f"{source.root}: class {empty[0]}: none of its files can be used. "
         f"Most frequent reason: {example_of[code].reason}"
     )
 
@@ -140,9 +140,9 @@ def place_given(
     if moved and previous:
         photo, split = moved[0]
         raise DataError(
-            f"{previous.manifest.directory}: {len(moved):,} photos are known in "
-            f"another split than the source gives, {photo.path} first (known in "
-            f"{split}, given for {photo.split}). Known photos keep their split. "
+            f"{previous.manifest.directory}: photos that are known in "
+            f"another split than the source gives: {len(moved):,}, {photo.path} first "
+            f"(known in {split}, given for {photo.split}). Known photos keep theirs. "
             "Convert into a new folder with --out"
         )
 

@@ -35,7 +35,7 @@ def list_folders(root: Path, layout: str = "") -> photo_source.Source:
     _check_links(root, [link for link in links if len(link) == 1])
     count = sum(map(len, files.values()))
     if len(files) == 1:
-        what = f"{count} files but no folder" if count else "nothing"
+        what = f"files ({count:,}) but no folder" if count else "nothing"
         raise DataError(
             f"{root}: holds {what}. Expected one folder of photos per class, as in "
             "flowers/daisy/1.jpg"

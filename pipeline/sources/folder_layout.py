@@ -128,7 +128,8 @@ class FolderLayout:
         self.classes = {f: c for f, c in self.classes.items() if not _is_in(f, folder)}
         self.classes[folder] = ("", "")
         count = sum(len(names) for f, names in self._files.items() if _is_in(f, folder))
-        self.notes.append(f"left out: {count:,} files in {'/'.join(folder)} {reason}")
+        what = f"{count:,} file{'s' * (count != 1)} in {'/'.join(folder)}"
+        self.notes.append(f"left out: {what} {reason}")
 
     def _split(self, folder: Folder) -> str:
         """Return the split of a folder by --layout or by its name alone."""

@@ -37,7 +37,7 @@ def by_labels(config: Config) -> None:
     folder.log()
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} photos do not exist, the first: {missing[0]}"
+            f"{path}: photos that do not exist: {len(missing)}, first {missing[0]}"
         )
 
 

@@ -113,7 +113,8 @@ class Pool:
     def suggest(self) -> Sequence[Prediction]:
         """Choose photos, write suggestions.csv and suggestions.html, and log both."""
         for what, number in self._left_out.items():
-            command_line.note(f"left out: {number:,} photos, {what}")
+            photos = f"{number:,} photo{'s' * (number > 1)}"
+            command_line.note(f"left out: {photos}, {what}")
         if not self._kept:
             raise DataError(
                 "--suggest: there are no photos without a label. Expected readable "

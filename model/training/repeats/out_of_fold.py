@@ -71,8 +71,8 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
         raise _NotPossible(f"{error}") from error
     if left := int((~is_known).sum()):
         command_line.log(
-            f"{left:,} photos are left out of the doubts about labels, because all "
-            "photos of their class lie in one fold"
+            f"left out of the doubts about labels: {left:,}, because all photos of "
+            "the class lie in one fold"
         )
     source = (
         f"out-of-fold probabilities of all photos, by heads of {folds.max() + 1} folds "

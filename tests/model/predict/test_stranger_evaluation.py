@@ -75,7 +75,7 @@ def test_a_folder_of_strangers_is_compared_with_the_test_photos(
     assert lines[0] == f"run, 4 photos of {noise} (strangers), 6 test photos"
     low = figures["score"]["recognised_ci95"][0]
     assert f"  1.0000 ({low:.4f}..1.0000)" in lines[3]
-    assert lines[-2] == "not read: 1 files; they are listed above"
+    assert lines[-2] == "not readable, and listed above: 1"
 
 
 def test_photos_of_the_run_are_named_as_no_strangers(

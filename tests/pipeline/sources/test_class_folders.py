@@ -73,7 +73,7 @@ def test_class_names_with_control_characters_are_refused(tmp_path, name):
     ("names", "message"),
     [
         ((), "holds nothing"),
-        (("1.jpg", "2.jpg"), "2 files but no folder"),
+        (("1.jpg", "2.jpg"), r"files \(2\) but no folder"),
         (("a/1.jpg",), "one class only, 'a'"),
     ],
     ids=["empty", "no folders", "one class"],

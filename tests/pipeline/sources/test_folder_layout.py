@@ -50,16 +50,16 @@ READ = {
     "training only": ("train/a: train a, train/b: train b", ""),
     "unlabelled test": (
         "train/a: train a, train/b: train b, test:",
-        "left out: 1 files in test without a class. To classify them: python -m "
+        "left out: 1 file in test without a class. To classify them: python -m "
         "model.predict {root}/test",
     ),
     "unlabelled test in a folder": (
         "train/a: train a, train/b: train b, test/images:",
-        "left out: 1 files in test without a class",
+        "left out: 1 file in test without a class",
     ),
     "Tiny ImageNet": (
         "train/n1/images: train n1, train/n2/images: train n2, val/images:",
-        "left out: 1 files in val without a class",
+        "left out: 1 file in val without a class",
     ),
     "trains": (
         "bus: bus, car: car, train: train",

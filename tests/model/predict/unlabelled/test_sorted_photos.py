@@ -185,7 +185,9 @@ class TestByLabels:
         assert self.sort(new, labels) == expected
 
     def test_missing_photos_are_an_error_after_the_others_are_sorted(self, new):
-        with pytest.raises(DataError, match=r"1 photos do not exist.*new/no\.jpg"):
+        with pytest.raises(
+            DataError, match=r"photos that do not exist: 1, first .*new/no\.jpg"
+        ):
             self.sort(new, "path,label\nno.jpg,roses\na.jpg,roses\n")
         assert content(new.parent / "flowers") == {"roses/a.jpg": b"one"}
 

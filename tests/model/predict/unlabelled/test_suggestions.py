@@ -97,8 +97,8 @@ class TestPool:
         assert len(pair & {*names}) == 1
         assert {*names} | pair == pair | {f"{number}.jpg" for number in range(6)}
         lines = capsys.readouterr().err
-        assert "left out: 1 photos, in the records of the run\n" in lines
-        assert "left out: 1 photos, exact copies of others\n" in lines
+        assert "left out: 1 photo, in the records of the run\n" in lines
+        assert "left out: 1 photo, exact copies of others\n" in lines
         assert "all other photos look like copies of those suggested\n" in lines
         assert (
             f"suggested: 6 of 7 photos without a label. To label them, open {out}"
