@@ -29,14 +29,14 @@ def evaluate(config: Config) -> dict[str, Any]:
     from model.evaluation.held_out import pooled_folds
     from model.reports import html_report
     from model.runs import run_list
-    from model.weights import preprocessing_overrides
+    from model.weights import weight_settings
 
     if config.ckpt:
         return _evaluate_pretrained(config)
     if pooled_folds.num_folds(Path(config.run_dir)):
         return html_report.finish(pooled_folds.evaluate_folds(config), config)
     run = run_list.read(config.run_dir)
-    preprocessing_overrides.log(run.spec)
+    weight_settings.log_preprocessing(run.spec)
     with evaluation_data.open_data(config, run) as data:
         data = evaluation_data.check(run, data, config)
         manifest.check_files(data.records)

@@ -27,7 +27,7 @@ from training_step import build_parts, make_learning_setup
 from model.loop import device, train_step
 from model.loop.inputs import feature_cache, training_data
 from model.training import settings, stages, starting_point, trunk_and_tail
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.records import manifest
 
 NUM_DRAWN_PHOTOS = 3000
@@ -70,7 +70,7 @@ class Stage:
             pooling="none",
             hidden=256,
             batch_size=20,
-            overrides=preprocessing_overrides.Overrides(
+            overrides=weight_settings.Overrides(
                 image_size=150, short_side=150, resize="squash"
             ),
         )

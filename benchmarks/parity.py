@@ -238,12 +238,12 @@ def compare_restored(source: str) -> None:
 
     # isort: split
     from model.checkpoints import reading
-    from model.weights import model_variables, preprocessing_overrides, restore
+    from model.weights import model_variables, restore, weight_settings
 
     for path in sorted(Path(source).glob("*.pth")):
         arrays = np.load(path.with_suffix(".npz"))
         images, expected = arrays["images"].astype(np.float32), arrays["outputs"]
-        size = preprocessing_overrides.Overrides(image_size=images.shape[1])
+        size = weight_settings.Overrides(image_size=images.shape[1])
         restored = restore.restore_checkpoint(reading.read(path), overrides=size)
         network = restored.network
         last = network.positions()[-1]

@@ -61,7 +61,7 @@ def report_fittings(checkpoint: Checkpoint) -> str:
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
 
     # These import Keras: the tensors are shown before.
-    from model.weights import identify_network, preprocessing_overrides, restore
+    from model.weights import identify_network, restore, weight_settings
 
     candidates = identify_network.find_candidates(checkpoint)
     lines: dict[str, tuple[float, str, Any]] = {}
@@ -72,7 +72,7 @@ def report_fittings(checkpoint: Checkpoint) -> str:
     ranked = sorted(lines.values(), key=lambda line: -line[0])
     texts = [text for _, text, _ in ranked] or ["fits no network that Graft knows"]
     if ranked and (best := ranked[0][2]).possible_positions():
-        warnings = preprocessing_overrides.warnings(best.spec)
+        warnings = weight_settings.preprocessing_warnings(best.spec)
         texts += [f"warning: {line}" for line in warnings] or [
             f"preprocessing: {best.spec.describe_pixels()}"
         ]

@@ -15,7 +15,7 @@ from model.evaluation.compare import comparison
 from model.loop import metrics
 from model.reports import text_report
 from model.runs import finished_run
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline import split
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, evaluated_runs, processes
@@ -254,7 +254,7 @@ def test_a_gate_refuses_photos_that_training_has_seen(finished, split, gate):
         ({"arch": "vgg16"}, "--arch can only be used with --ckpt"),
         ({"labels": "a.txt"}, "--labels can only be used with --ckpt"),
         (
-            {"overrides": preprocessing_overrides.Overrides(short_side=9, std="1")},
+            {"overrides": weight_settings.Overrides(short_side=9, std="1")},
             "--short_side, --std can only be used with --ckpt",
         ),
         (
@@ -418,7 +418,7 @@ class TestCompare:
             ("--report", {"report": False}),
             (
                 "preprocessing",
-                {"overrides": preprocessing_overrides.Overrides(image_size=64)},
+                {"overrides": weight_settings.Overrides(image_size=64)},
             ),
             ("--another_dataset", {"another_dataset": True}),
         ],

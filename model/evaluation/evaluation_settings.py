@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from model.weights import preprocessing_overrides, weight_settings
+from model.weights import weight_settings
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, basic=True)
@@ -46,7 +46,7 @@ class Config:
     ckpt: str = weight_settings.ckpt()
     arch: str = weight_settings.arch()
     labels: str = weight_settings.labels()
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
+    overrides: weight_settings.Overrides = weight_settings.AS_WEIGHTS
     data: str = _photos(
         "",
         "Folder of records, or a folder with one folder of photos per class; by "

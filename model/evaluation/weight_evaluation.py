@@ -11,11 +11,7 @@ from model.evaluation.compare import paired_tests
 from model.evaluation.evaluation_settings import Config
 from model.evaluation.run_evaluation import EvaluationData
 from model.loop import metrics, training_loop
-from model.weights import (
-    preprocessing_overrides,
-    pretrained_classifier,
-    usual_preprocessing,
-)
+from model.weights import pretrained_classifier, usual_preprocessing, weight_settings
 from pipeline.batches import image_batches
 from pipeline.system import command_line
 
@@ -45,7 +41,7 @@ def evaluate_weights(
     # Unknown classes are refused before the work, not after it.
     label_of_each = pretrained_classifier.match_class_names(names, class_names)
     tried = _try_usual_preprocessing(weights, data, label_of_each)
-    preprocessing_overrides.log(weights.spec, tried)
+    weight_settings.log_preprocessing(weights.spec, tried)
     predictions = run_evaluation.evaluate_split(
         weights.model, data, weights.spec, config, class_names=class_names
     )

@@ -43,11 +43,6 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     return float((first == labels[:, None]).any(axis=1).mean())
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of examples whose label has the largest logit, 0..1."""
-    return top_k_accuracy(logits, labels, 1)
-
-
 def wilson_interval(hits: float, total: float) -> tuple[float, float]:
     """Return an interval that covers the true share in 95 % of cases.
 

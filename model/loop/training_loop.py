@@ -161,7 +161,7 @@ class TrainingLoop:
         return EpochResult(
             epoch=epoch,
             validation_loss=validation_loss,
-            validation_accuracy=metrics.accuracy(logits, labels),
+            validation_accuracy=metrics.top_k_accuracy(logits, labels, 1),
             seconds=training_s + time.perf_counter() - started_s,
             stage=self._stage,
             **figures,

@@ -55,11 +55,11 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.predict import output_formats, predicting
     from model.predict.unlabelled import suggestions
-    from model.weights import preprocessing_overrides
+    from model.weights import weight_settings
 
     photo_classifier = predicting.load_classifier(config)
     command_line.log(photo_classifier.describe())
-    preprocessing_overrides.log(photo_classifier.spec)
+    weight_settings.log_preprocessing(photo_classifier.spec)
     columns = output_formats.SPAN if config.spans else output_formats.FRAME
     header, format_prediction = output_formats.writer(
         config.format,

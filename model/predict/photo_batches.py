@@ -65,15 +65,13 @@ def read(
     network_input = NetworkInput(spec)
     blocks = process_pool.blocks(photos, batch_size)
     waiting = collections.deque[tuple[Sequence[str], list[_Pending]]]()
-    with (
-        isolated_decoder.Decoders(
-            num_workers,
-            timeout_s=_TIMEOUT_S,
-            resize_min=resize_min,
-            white_level=white_level,
-        ) as running,
-        concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
-    ):
+    running = isolated_decoder.Decoders(
+        num_workers,
+        timeout_s=_TIMEOUT_S,
+        resize_min=resize_min,
+        white_level=white_level,
+    )
+    with concurrent.futures.ThreadPoolExecutor(num_workers) as threads:
 
         def pixels(photo: str) -> _Result:
             try:

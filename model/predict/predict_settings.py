@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 
-from model.weights import preprocessing_overrides, weight_settings
+from model.weights import weight_settings
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, basic=True)
@@ -45,7 +45,7 @@ class Config:
     ckpt: str = weight_settings.ckpt()
     arch: str = weight_settings.arch()
     labels: str = weight_settings.labels()
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
+    overrides: weight_settings.Overrides = weight_settings.AS_WEIGHTS
     top: int = top()
     format: str = _answers(
         "text",

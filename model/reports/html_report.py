@@ -13,7 +13,7 @@ from model.evaluation import run_evaluation
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import Config
 from model.reports import diagrams, report_facts, report_photos, text_report
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.grouping import near_duplicates
 from pipeline.review import photo_review
 from pipeline.system import command_line, file_system, html_templates
@@ -145,7 +145,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "no_better": text_report.is_no_better(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],
         "ledger": report_facts.ledger(run) if has_ledger else None,
-        "warnings": preprocessing_overrides.warnings(run.spec),
+        "warnings": weight_settings.preprocessing_warnings(run.spec),
         "data": report_facts.data(
             evaluation.data.records,
             evaluation.data.split,

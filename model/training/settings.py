@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.loop import optimization
-from model.weights import preprocessing_overrides, weight_settings
+from model.weights import weight_settings
 from pipeline.batches import augmentation_settings
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError, UsageError
@@ -79,7 +79,7 @@ class Config:
     skip: str = _weights(
         "", "Layers not to restore from the weights, such as fc6,fc7.", value="LAYERS"
     )
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
+    overrides: weight_settings.Overrides = weight_settings.AS_WEIGHTS
     features: str = _head(
         "",
         "Layers below the new head, such as pool5 or conv3,conv4,pool5; by default the "

@@ -56,10 +56,6 @@ class StartingPoint:
             "set_aside": list(checkpoint.ignored_entries),
         }
 
-    def from_scratch(self) -> "StartingPoint":
-        """Return the same network with random weights; the same layers train."""
-        return dataclasses.replace(self, restored=None, weights=None)
-
     def notes(self) -> list[str]:
         """Return what users may not expect about the restored weights, line by line."""
         if self.restored is None:

@@ -15,7 +15,7 @@ from model.training import (
     starting_point,
     training_session,
 )
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
@@ -125,9 +125,10 @@ def prepare(
         setup, config.precision, start.network, start.spec, start.features[-1]
     )
     if config.compare == "scratch":
+        random = dataclasses.replace(start, restored=None, weights=None)
         starts = {
             "pretrained": (directory, start),
-            SCRATCH: (directory / SCRATCH, start.from_scratch()),
+            SCRATCH: (directory / SCRATCH, random),
         }
         file_system.refuse_link(directory / SCRATCH)
     numbers = {"num_classes": len(records.class_names)}
@@ -250,7 +251,7 @@ def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
         name = f"{network.name}: " * bool(network.name)
         yield f"{name}the layers up to {cut} are random and stay frozen"
     if network.start.restored is not None:
-        yield from preprocessing_overrides.warnings(network.start.spec)
+        yield from weight_settings.preprocessing_warnings(network.start.spec)
     for stage in network.stages:
         warmup = stage.config.learning.warmup_steps
         if warmup >= stage.steps:

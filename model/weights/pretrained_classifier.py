@@ -15,8 +15,8 @@ from model.weights import (
     identify_network,
     model_variables,
     named_weights,
-    preprocessing_overrides,
     restore,
+    weight_settings,
 )
 from pipeline.batches.input_spec import InputSpec
 from pipeline.sources.lists import label_files
@@ -59,7 +59,7 @@ def load(
     ckpt: str,
     *,
     arch: str = "",
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
+    overrides: weight_settings.Overrides = weight_settings.AS_WEIGHTS,
     labels: str = "",
 ) -> PretrainedClassifier:
     """Restore all of a network; the arguments are as the flags have them.

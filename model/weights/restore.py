@@ -19,12 +19,12 @@ from model.networks.architecture import Network
 from model.weights import (
     identify_network,
     model_variables,
-    preprocessing_overrides,
     usual_preprocessing,
+    weight_settings,
 )
 from model.weights.identify_network import NetworkMatch
 from model.weights.layer_naming import LayerNaming
-from model.weights.preprocessing_overrides import Overrides
+from model.weights.weight_settings import Overrides
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 
@@ -161,7 +161,7 @@ def restore_checkpoint(
     *,
     arch: str = "",
     skip: Sequence[str] = (),
-    overrides: Overrides = preprocessing_overrides.AS_WEIGHTS,
+    overrides: Overrides = weight_settings.AS_WEIGHTS,
 ) -> RestoredWeights:
     """Identify the network of a file's tensors and restore them, except `skip`.
 
@@ -175,7 +175,7 @@ def restore_match(
     match: NetworkMatch,
     *,
     skip: Sequence[str] = (),
-    overrides: Overrides = preprocessing_overrides.AS_WEIGHTS,
+    overrides: Overrides = weight_settings.AS_WEIGHTS,
     num_classes: int = 0,
 ) -> RestoredWeights:
     """Restore the tensors of a file whose network is known, except layers to `skip`.

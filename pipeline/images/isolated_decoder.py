@@ -14,7 +14,6 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Self
 
 from pipeline.images import file_headers, opencv, record_image
 from pipeline.records.manifest_row import Code, ImageError
@@ -129,12 +128,6 @@ class Decoders:
         """End the processes; photos that are being decoded count as crashed."""
         for child in self._children:
             child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def main() -> None:

@@ -55,12 +55,12 @@ class TestLoss:
     def test_without_photos_figures_are_no_numbers(self):
         empty = np.zeros((0, 3)), np.zeros(0, np.int64)
         assert math.isnan(metrics.mean_loss(*empty))
-        assert math.isnan(metrics.accuracy(*empty))
+        assert math.isnan(metrics.top_k_accuracy(*empty, 1))
 
 
 class TestAccuracy:
     def test_accuracy_by_hand(self):
-        assert metrics.accuracy(np.eye(3)[PREDICTED], LABELS) == 4 / 6
+        assert metrics.top_k_accuracy(np.eye(3)[PREDICTED], LABELS, 1) == 4 / 6
 
     def test_top_k_by_hand(self):
         logits = np.array([[5, 4, 3, 2, 1, 0]] * 6)

@@ -13,11 +13,7 @@ import numpy as np
 import pytest
 
 from model.networks import registry
-from model.weights import (
-    model_variables,
-    preprocessing_overrides,
-    restore,
-)
+from model.weights import model_variables, restore, weight_settings
 from tests.support.weights import foreign_weights
 from tests.support.weights import numpy_networks as ref
 
@@ -216,7 +212,7 @@ SIDES |= {"cifar10_quick": 34, "cifar_cnn": 32, "cifar_cnn_avg": 32}
 
 def restore_all(network, arrays, arch=""):
     file = foreign_weights.file_of(arrays, SOURCES[network], network)
-    size = preprocessing_overrides.Overrides(image_size=SIDES.get(network, 224))
+    size = weight_settings.Overrides(image_size=SIDES.get(network, 224))
     restored = restore.restore_checkpoint(file, arch=arch, overrides=size)
     assert restored.network is registry.NETWORKS[network]
     assert {entry.status for entry in restored.entries} == {"restored"}

@@ -13,7 +13,7 @@ import pytest
 from model.predict import __main__ as predict_command
 from model.predict import classifier, photo_batches, predict_settings, predicting
 from model.runs import finished_run
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.images import file_headers, isolated_decoder, record_image
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -205,7 +205,7 @@ class TestExplain:
         assert cv2.imread(result.picture).shape[1] < 3 * 130
 
 
-OVERRIDES = preprocessing_overrides.Overrides(image_size=64, mean="1,2,3")
+OVERRIDES = weight_settings.Overrides(image_size=64, mean="1,2,3")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from model.evaluation import evaluation_settings
 from model.reports import report_facts
 from model.runs import run_folder
 from model.training import settings
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.records.manifest_row import Code
 from tests.support import evaluated_runs
 
@@ -22,7 +22,7 @@ class TestCommandLine:
             epochs=3,
             keep_head=True,
             data="my records",
-            overrides=preprocessing_overrides.Overrides(image_size=64),
+            overrides=weight_settings.Overrides(image_size=64),
         )
         command = report_facts.command_line("train.py", config)
         assert command == (

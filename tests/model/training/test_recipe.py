@@ -1,7 +1,7 @@
 import pytest
 
 from model.training import recipe
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError, UsageError
 
@@ -146,8 +146,8 @@ def test_of_several_networks_only_heads_train(more):
 def test_other_commands_take_one_value():
     values = {"resize": ("crop", "pad")}
     with pytest.raises(UsageError, match="--resize=crop,pad: expected one value; only"):
-        config_flags.build(preprocessing_overrides.Overrides, values)
-    settings = config_flags.settings_of(preprocessing_overrides.Overrides)
+        config_flags.build(weight_settings.Overrides, values)
+    settings = config_flags.settings_of(weight_settings.Overrides)
     assert settings["image_size"].parse("image_size", "64,96") == (64, 96)
     with pytest.raises(UsageError, match="--image_size=x: expected a whole number"):
         settings["image_size"].parse("image_size", "64,x")

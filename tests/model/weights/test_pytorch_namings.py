@@ -12,12 +12,7 @@ from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.networks.pytorch_models import dinov2
-from model.weights import (
-    model_variables,
-    naming_conventions,
-    preprocessing_overrides,
-    restore,
-)
+from model.weights import model_variables, naming_conventions, restore, weight_settings
 from tests.support.weights import foreign_weights
 from tests.support.weights import numpy_networks as ref
 
@@ -308,7 +303,7 @@ def dinov2_small(a, x):
 def test_a_block_gives_what_numpy_gives(forward, side, after, tmp_path):
     """The weights go in as in a file; the model is saved and loads in plain Keras."""
     network = registry.NETWORKS[forward.__name__]
-    size = preprocessing_overrides.Overrides(image_size=side)
+    size = weight_settings.Overrides(image_size=side)
     spec = size.apply(network.input_spec, bgr=False)
     arrays = Arrays()
     if after:

@@ -6,7 +6,7 @@ import pytest
 
 from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
-from model.weights import preprocessing_overrides, restore
+from model.weights import restore, weight_settings
 from tests.support import networks
 
 
@@ -150,5 +150,5 @@ def test_weights_that_are_not_finite_are_refused(tensors, dtype, value):
 
 
 def test_another_input_size_changes_the_expected_shapes(tensors):
-    larger = preprocessing_overrides.Overrides(image_size=32)
+    larger = weight_settings.Overrides(image_size=32)
     assert restored_from(tensors, overrides=larger).missing_layers("fc5") == ["fc3"]

@@ -14,7 +14,7 @@ from model.networks import applications
 from model.networks.keras_models import from_keras_config
 from model.predict import __main__ as predict
 from model.training import settings, train_run
-from model.weights import preprocessing_overrides, restore, usual_preprocessing
+from model.weights import restore, usual_preprocessing, weight_settings
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos
@@ -67,7 +67,7 @@ def test_the_first_batchnorm_tells_the_preprocessing(flags, tmp_path):
         atol=1e-4,
     )
     assert "on 60 photos: distance 0." in weights.spec.source
-    assert not preprocessing_overrides.warnings(weights.spec)
+    assert not weight_settings.preprocessing_warnings(weights.spec)
 
 
 def test_statistics_that_no_usual_preprocessing_has_decide_nothing(tmp_path):
@@ -78,7 +78,7 @@ def test_statistics_that_no_usual_preprocessing_has_decide_nothing(tmp_path):
     after = restore.recognise_preprocessing(before, lambda _, most: scenes(most))
     assert after.spec.scale == before.spec.scale
     assert "assumed, because the file states none, and not clear" in after.spec.source
-    assert preprocessing_overrides.warnings(after.spec)
+    assert weight_settings.preprocessing_warnings(after.spec)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_flags_are_no_guess(dark_and_bright, capsys):
     logged = capsys.readouterr().err
     assert "preprocessing: RGB / 127.5 - 1; by flags: scale, mean, std\n" in logged
     assert "warning" not in logged
-    overrides = preprocessing_overrides.Overrides(**values)
+    overrides = weight_settings.Overrides(**values)
     config = evaluation_settings.Config(
         ckpt=flags["ckpt"], data=str(photos), split="all", overrides=overrides
     )

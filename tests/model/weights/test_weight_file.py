@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors, reading
-from model.weights import model_variables, preprocessing_overrides, restore, weight_file
+from model.weights import model_variables, restore, weight_file, weight_settings
 from tests.support import networks
 from tests.support.weights import arrays
 
@@ -22,9 +22,7 @@ def tiny_arrays(tiny):
 def test_written_weights_are_restored_with_their_preprocessing(
     tiny, tiny_arrays, tmp_path, name
 ):
-    spec = preprocessing_overrides.Overrides(image_size=16, scale=3.0).apply(
-        tiny.input_spec
-    )
+    spec = weight_settings.Overrides(image_size=16, scale=3.0).apply(tiny.input_spec)
     weight_file.write(tmp_path / name, tiny_arrays, weight_file.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
     restored = restore.restore_checkpoint(checkpoint)

@@ -1,3 +1,4 @@
+import contextlib
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ LARGE = encoded(".png", np.zeros((4000, 4000, 3), np.uint8))
 
 @pytest.fixture(scope="module")
 def decoders():
-    with isolated_decoder.Decoders(2, timeout_s=30) as started:
+    with contextlib.closing(isolated_decoder.Decoders(2, timeout_s=30)) as started:
         yield started
 
 
@@ -41,7 +42,9 @@ def test_images_equal_those_of_conversion(decoders, extension, size):
 def test_white_of_sixteen_bits_and_largest_size_are_those_of_conversion():
     data = encoded(".png", np.uint16(PIXELS[:30]) * 16)
     settings = {"white_level": 4095, "max_pixels": 5000}
-    with isolated_decoder.Decoders(1, timeout_s=30, **settings) as decoders:
+    with contextlib.closing(
+        isolated_decoder.Decoders(1, timeout_s=30, **settings)
+    ) as decoders:
         with pytest.raises(ImageError, match="larger than 5,000 pixels") as caught:
             decoders.decode(encoded(".png"))
         assert caught.value.kind is Code.TOO_MANY_PIXELS
@@ -66,7 +69,7 @@ def test_each_of_many_threads_gets_its_own_image(decoders):
 
 def test_a_photo_that_takes_too_long_is_refused():
     with (
-        isolated_decoder.Decoders(1, timeout_s=0.05) as decoders,
+        contextlib.closing(isolated_decoder.Decoders(1, timeout_s=0.05)) as decoders,
         pytest.raises(ImageError, match=r"longer than 0\.05 s"),
     ):
         decoders.decode(LARGE)
@@ -90,7 +93,7 @@ def end_at_work(pids, number):
 
 def test_a_photo_that_crashes_the_decoder_costs_that_photo_only():
     before = processes.decoders()
-    with isolated_decoder.Decoders(1, timeout_s=30) as decoders:
+    with contextlib.closing(isolated_decoder.Decoders(1, timeout_s=30)) as decoders:
         decoders.start()
         end_at_work(processes.decoders() - before, signal.SIGSEGV)
         with pytest.raises(ImageError, match="crashed on this file"):
@@ -103,7 +106,7 @@ def test_a_photo_that_crashes_the_decoder_costs_that_photo_only():
 
 def test_one_photo_starts_one_process_and_is_tried_alone_when_memory_is_short():
     before = processes.decoders()
-    with isolated_decoder.Decoders(2, timeout_s=30) as decoders:
+    with contextlib.closing(isolated_decoder.Decoders(2, timeout_s=30)) as decoders:
         assert processes.decoders() == before
         for _ in range(2):
             decoders.decode(encoded(".png"))
@@ -120,7 +123,7 @@ def test_a_photo_is_not_blamed_for_a_lack_of_memory(monkeypatch):
 
     monkeypatch.setattr(sandbox.Child, "send", killed)
     with (
-        isolated_decoder.Decoders(2, timeout_s=30) as decoders,
+        contextlib.closing(isolated_decoder.Decoders(2, timeout_s=30)) as decoders,
         pytest.raises(sandbox.NotStarted, match="too little memory"),
     ):
         decoders.decode(b"")

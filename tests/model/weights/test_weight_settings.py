@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors
-from model.weights import preprocessing_overrides
+from model.weights import weight_settings
 from pipeline.batches.input_spec import InputSpec
 
 SPEC = InputSpec(
@@ -13,7 +13,7 @@ SPEC = InputSpec(
 
 
 def apply(spec=SPEC, bgr=False, **settings):
-    return preprocessing_overrides.Overrides(**settings).apply(spec, bgr=bgr)
+    return weight_settings.Overrides(**settings).apply(spec, bgr=bgr)
 
 
 @pytest.mark.parametrize("bgr", [False, True])
@@ -75,7 +75,7 @@ def test_other_texts_than_three_numbers_are_refused(flag, text):
     [("auto", False, False), ("auto", True, True), ("bgr", 0, True), ("rgb", 1, False)],
 )
 def test_the_channel_order_is_that_of_the_weights_or_the_flag(order, default, is_bgr):
-    overrides = preprocessing_overrides.Overrides(channel_order=order)
+    overrides = weight_settings.Overrides(channel_order=order)
     assert overrides.is_bgr(default) == is_bgr
 
 
