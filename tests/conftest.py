@@ -90,12 +90,8 @@ def tiny_config(tiny, shared_records, tmp_path):
 
 
 @pytest.fixture
-def only_trained(monkeypatch):
-    """Leave out what a training does besides: half of the time of a small one.
-
-    For tests of weights and figures; pictures, doubts, near copies and strangers have
-    trainings of their own.
-    """
+def undrawn(monkeypatch):
+    """Leave out the pictures of a training, a fifth of the time of a small one."""
 
     def draw_nothing(_, path):
         path.write_bytes(b"")
@@ -103,7 +99,21 @@ def only_trained(monkeypatch):
     network = staged_training.StagedTraining
     monkeypatch.setattr(network, "draw_first_batch", draw_nothing)
     monkeypatch.setattr(pictures, "draw_curves", draw_nothing)
+
+
+@pytest.fixture
+def undoubted(monkeypatch):
+    """Leave out the search for doubtful labels, which ends a training."""
     monkeypatch.setattr(out_of_fold, "write_doubts", lambda network: None)
+
+
+@pytest.fixture
+def only_trained(undrawn, undoubted, monkeypatch):
+    """Leave out what a training does besides: half of the time of a small one.
+
+    For tests of weights and figures; pictures, doubts, near copies and strangers have
+    trainings of their own.
+    """
     monkeypatch.setattr(near_copies, "search", lambda *arguments: {})
     monkeypatch.setattr(strangers, "write", lambda *arguments: None)
 

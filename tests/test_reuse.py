@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -16,6 +17,8 @@ from model.runs import finished_run
 from model.training import train_run
 from model.weights import model_variables
 from tests.support import drawn_photos, networks
+
+pytestmark = pytest.mark.usefixtures("only_trained")
 
 
 @pytest.fixture
@@ -182,20 +185,31 @@ def evaluate_with(**flags):
 
 
 class TestPretrained:
+    _trained: ClassVar = []
+
     @pytest.fixture
-    def ckpt(self, quick, tmp_path):
+    def trained(self, quick, tmp_path_factory):
+        """The settings of a training of all layers, which one process does once."""
+        if not self._trained:
+            changes = {"train_from": "conv1", "epochs": 12}
+            run_dir = str(tmp_path_factory.mktemp("whole") / "run")
+            config = dataclasses.replace(quick, **changes, run_dir=run_dir)
+            train_run.train(config)
+            self._trained.append(config)
+        return self._trained[0]
+
+    @pytest.fixture
+    def ckpt(self, trained, tmp_path):
         """The trained network, its final layer under the network's own name."""
-        config = dataclasses.replace(quick, train_from="conv1", epochs=12)
-        train_run.train(config)
         arrays = {
             name.replace("logits", "fc5"): array
-            for name, array in arrays_of(config).items()
+            for name, array in arrays_of(trained).items()
         }
         return networks.write_tiny(tmp_path / "whole.safetensors", arrays)
 
-    def test_a_pretrained_network_has_the_figures_of_the_run(self, ckpt, quick):
-        by_run = evaluate_with(run_dir=quick.run_dir)
-        by_weights = evaluate_with(ckpt=ckpt, data=quick.data, split="test")
+    def test_a_pretrained_network_has_the_figures_of_the_run(self, ckpt, trained):
+        by_run = evaluate_with(run_dir=trained.run_dir)
+        by_weights = evaluate_with(ckpt=ckpt, data=trained.data, split="test")
         assert by_weights["accuracy"] == by_run["accuracy"] > 0.6
         assert by_weights["confusion_matrix"] == by_run["confusion_matrix"]
         assert by_weights["loss"] == pytest.approx(by_run["loss"], rel=1e-4)

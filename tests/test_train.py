@@ -186,6 +186,7 @@ def test_strangers_are_scored_by_cached_features(shared_run, found):
     assert_strangers_are_scored_by_the_saved_network(shared_run, found)
 
 
+@pytest.mark.usefixtures("undrawn", "undoubted")
 def test_deeper_layers_can_train(tiny_config, found):
     """The head sits on pool1, too, so that what is above belongs to the tail."""
     position = {"features": "pool1,pool2", "train_from": "conv2"}
@@ -206,12 +207,14 @@ def test_deeper_layers_can_train(tiny_config, found):
     assert_strangers_are_scored_by_the_saved_network(directory, found)
 
 
+@pytest.mark.usefixtures("undrawn", "undoubted")
 def test_strangers_are_scored_by_layers_that_trained_on_photos(tiny_config, found):
     config = dataclasses.replace(tiny_config, views=0, train_from="conv2", epochs=1)
     directory = train_run.train(config)
     assert_strangers_are_scored_by_the_saved_network(directory, found)
 
 
+@pytest.mark.usefixtures("only_trained")
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_each_precision_trains(tiny_config, precision, found, capsys):
     config = dataclasses.replace(tiny_config, precision=precision, epochs=1)
@@ -254,6 +257,7 @@ def test_a_tensorflow_1_checkpoint_is_matched_by_names(quick, found, tmp_path):
     assert (kernel == tensors["conv3/weights"]).all()
 
 
+@pytest.mark.usefixtures("only_trained")
 def test_a_diverging_loss_stops_the_run_and_names_the_step(tiny_config):
     config = dataclasses.replace(tiny_config, learning_rate=1e38)
     with pytest.raises(training_loop.NonFiniteLoss, match=r"step \d+ of epoch \d+"):

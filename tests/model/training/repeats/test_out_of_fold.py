@@ -13,6 +13,8 @@ from model.training.repeats import out_of_fold
 from pipeline.system import command_line
 from tests.support import evaluated_runs
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def two_classes():
