@@ -90,7 +90,7 @@ class Wire:
         if message is None:
             return 0, len(self.data)
         if message.kind != BYTES:
-            problem = f"field {message.number} that is no message"
+            problem = f"field {message.number} that is not a message"
             raise self.corrupt(problem, message.start)
         return message.start, message.end
 

@@ -33,8 +33,8 @@ class Config:
     )
     strangers: str = _subject(
         "",
-        "Folder of photos of none of the classes: measures how well the run tells them "
-        "from its test photos.",
+        "Folder of photos that show none of the classes: measures how well the run "
+        "recognises them.",
         value="FOLDER",
     )
     list: bool = _subject(False, "Lists all runs with their figures, newest first.")

@@ -47,7 +47,7 @@ class Classifier:
             line = run_evaluation.describe(self.run)
             if self.stranger_scorer is None:
                 line += (
-                    "\nnote: photos of none of the classes are not recognised, because "
+                    "\nnote: photos that show no class are not recognised, because "
                     f"the run has no {strangers.FILE_NAME}. Train again to the end"
                 )
             return line

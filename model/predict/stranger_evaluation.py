@@ -1,4 +1,4 @@
-"""Evaluate how well a run recognises photos of none of its classes."""
+"""Evaluate how well a run recognises photos that show none of its classes."""
 
 import hashlib
 from collections.abc import Sequence

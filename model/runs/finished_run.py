@@ -320,7 +320,7 @@ def _damaged(where: object, error: Exception, advice: str = "Train again.") -> R
 
 
 def expect(name: str, value: Any, *kinds: type) -> Any:
-    """Return a value if its type is one of `kinds`: a bool is no int."""
+    """Return a value if its type is one of `kinds`: a bool is not an int."""
     if type(value) not in kinds:
         raise ValueError(f"{name}: expected {kinds[0].__name__}, found {value!r:.40}")
     return value

@@ -41,7 +41,7 @@ class Config:
     )
     collect: str = _setting(
         "",
-        "Folder that stores photos to which visitors give a class; by default nothing "
+        "Folder for photos to which visitors give another class; by default nothing "
         "is stored.",
         value="FOLDER",
         is_output=True,

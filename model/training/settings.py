@@ -148,7 +148,7 @@ class Config:
         10.0, "Minutes between two snapshots, from which --resume continues.", above=0
     )
     snapshot_steps: int = _snapshots(
-        0, "Steps between two snapshots; 0 goes by time alone.", lower=0
+        0, "Steps between two snapshots; 0 counts only minutes.", lower=0
     )
     snapshots_kept: int = _snapshots(
         2, "Number of recent snapshots to keep.", lower=1, upper=1000
@@ -188,7 +188,7 @@ class Config:
         basic=True,
         lower=0,
     )
-    steps: int = _stage(0, "Steps after which training ends; 0: --epochs.", lower=0)
+    steps: int = _stage(0, "Steps after which training ends; 0 uses --epochs.", lower=0)
     batch_size: int = _stage(
         64,
         "Photos per step; smaller batches need less memory.",

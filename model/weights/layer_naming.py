@@ -36,7 +36,7 @@ class LayerNaming:
 
     source: str  # name of the tool or file, for people
     network: str
-    layers: Mapping[str, str]  # {Graft's layer: what stands for it in the file}
+    layers: Mapping[str, str]  # {Graft's layer: its name in the file}
     variables: Mapping[str, str]  # {Graft's variable: its name, with {} for the layer}
     _: dataclasses.KW_ONLY
     # "caffe" (also PyTorch) if kernels are OIHW and [out, in] and the input of dense

@@ -80,7 +80,7 @@ class Overrides:
     )
     channel_order: str = _setting(
         "auto",
-        "Colour order that the weights expect; auto knows it from their source.",
+        "Colour order that the weights expect; auto is that of their source.",
         choices=("auto", "rgb", "bgr"),
     )
     scale: float = _setting(

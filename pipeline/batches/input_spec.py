@@ -54,7 +54,7 @@ class InputSpec:
     def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
         """Rebuild a spec from JSON, or raise ValueError or TypeError."""
         if not isinstance(values, Mapping):
-            raise TypeError("no JSON object")
+            raise TypeError("not a JSON object")
         return cls(**{name: as_tuples(value) for name, value in values.items()})
 
     @property

@@ -83,5 +83,5 @@ def _read_next(file: BinaryIO, available: int, max_bytes: int, where: str) -> by
         text = f"the file ends inside a record of {length} bytes, {available} left"
         raise DataError(f"{where}: {text}")
     if max_bytes and length > max_bytes:
-        raise DataError(f"{where}: a record of {length:,} bytes is no photo")
+        raise DataError(f"{where}: a record of {length:,} bytes is not a photo")
     return unframe(header + file.read(length + _FOOTER.size), where)

@@ -114,7 +114,7 @@ class FolderLayout:
         trained = {name for name, split in self.classes.values() if split == SPLITS[0]}
         for folder in unlabelled:
             names = {name for f, (name, _) in self.classes.items() if _is_in(f, folder)}
-            # A single folder, as in test/images/1.jpg, is no label.
+            # A single folder, as in test/images/1.jpg, is not a label.
             if not names or (trained and len(names) == 1 and not names & trained):
                 path = shlex.quote(str(self._root.joinpath(*folder)))
                 command = f"python -m model.predict {path}"

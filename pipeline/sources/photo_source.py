@@ -1,4 +1,4 @@
-"""Describe the photos that a source holds, and refuse what no one can train on."""
+"""Describe the photos of a source, and refuse sources that cannot be trained on."""
 
 import collections
 import dataclasses

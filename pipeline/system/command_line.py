@@ -173,7 +173,7 @@ def check_signals() -> None:
 def _end(code: int) -> NoReturn:
     """End the process at once, without waiting for threads that a server keeps busy."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        with contextlib.suppress(OSError):  # no one reads it any more
             stream.flush()
     os._exit(code)
 

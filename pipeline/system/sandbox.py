@@ -1,7 +1,7 @@
 """Work on untrusted files in a child process, which may crash or hang.
 
 A crash or a hang costs the file at hand and nothing else, and the child has limits of
-memory and time. It is no protection against a file that takes over the child, which may
+memory and time. It does not protect from a file that takes over the child, which may
 do whatever the user may do.
 
 Requests and answers are messages through a socket, the child's standard input: two
@@ -99,7 +99,7 @@ class Child:
                     self._process = subprocess.Popen(
                         self._command,
                         stdin=end_of_child.fileno(),
-                        stdout=subprocess.DEVNULL,  # what is printed is no answer
+                        stdout=subprocess.DEVNULL,  # printed text is not an answer
                         stderr=subprocess.DEVNULL,
                         start_new_session=True,  # Ctrl-C is the parent's to handle
                         env={**os.environ, **self._environment},

@@ -147,7 +147,7 @@ def _text(value: Any) -> str:
         return value.decode(errors="replace")
     if isinstance(value, str):
         return value
-    raise errors.CorruptCheckpoint("a list of names holds something else than text")
+    raise errors.CorruptCheckpoint("a list of names does not hold text")
 
 
 def _check_storage(dataset: h5py.Dataset, where: str) -> None:

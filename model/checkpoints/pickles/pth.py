@@ -129,15 +129,15 @@ def _loads(
             ):
                 name = str(key)
             case _:
-                raise pickle.UnpicklingError("a reference to no known kind of storage")
+                raise pickle.UnpicklingError("a reference to storage of unknown kind")
         label = f"storage {bounds.brief(name)}"
         if not isinstance(kind, _StorageKind) or type(size) is not int:
-            raise pickle.UnpicklingError(f"{label} of no kind")
+            raise pickle.UnpicklingError(f"{label} without a kind")
         if not 0 <= size < bounds.MAX_NUMBERS:
             raise pickle.UnpicklingError(f"{label} with an impossible size")
         storage = storages.setdefault(name, _Storage(name, kind.dtype, size))
         if (storage.dtype, storage.num_elements) != (kind.dtype, size):
-            raise pickle.UnpicklingError(f"{label} is of two kinds")
+            raise pickle.UnpicklingError(f"{label} with two kinds")
         return storage
 
     return unpickle.loads(data, where, start=start, names=_NAMES, persistent_load=load)

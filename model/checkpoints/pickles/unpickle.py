@@ -73,7 +73,7 @@ class _Array:
             return
         is_data = isinstance(data, bytes | bytearray | str)
         if not isinstance(dtype, _Dtype) or not is_data:
-            raise pickle.UnpicklingError("an array of something else than numbers")
+            raise pickle.UnpicklingError("an array that does not hold numbers")
         if not bounds.is_possible_shape(shape):
             raise pickle.UnpicklingError(f"shape {bounds.brief(shape)}")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):

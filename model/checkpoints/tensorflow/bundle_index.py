@@ -145,7 +145,7 @@ def _block(data: bytes, offset: int, size: int, prefix: Path) -> bytes:
 def _table_entries(block: bytes, prefix: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yield a block's keys and values; a key may begin as the one before it."""
     if len(block) < 4:
-        raise unreadable(prefix, "a block of nothing")
+        raise unreadable(prefix, "an empty block")
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (restarts + 1)
     if end < 0:
@@ -158,7 +158,7 @@ def _table_entries(block: bytes, prefix: Path) -> Iterator[tuple[bytes, bytes]]:
             raise unreadable(prefix, "a key that runs past its block")
         total += shared + added
         if shared + added > _MAX_KEY_BYTES or total > _MAX_KEYS_BYTES:
-            raise unreadable(prefix, "keys beyond any variable's name")
+            raise unreadable(prefix, "keys longer than any variable's name")
         key = key[:shared] + block[at : at + added]
         at += added
         yield key, block[at : at + length]

@@ -148,7 +148,7 @@ def listed(doubts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path, records: manifest.Manifest) -> dict[str, Any]:
-    """Read doubts.json, perhaps somebody else's, without photos that are not here."""
+    """Read doubts.json, which may be untrusted, without photos that are not here."""
     file_system.refuse_link(path.parent)
     rows = {row.path: row for row in records.included()}
 

@@ -30,7 +30,7 @@ CENTRAL, MIRRORED = 0, 1  # views: the central window, the same mirrored
 # Photos per call of the network; larger batches were no faster.
 BATCH_SIZE = 64
 # On a CPU, the last photos of a batch have other rounding errors in float32 if its size
-# is no multiple of 8. GPUs may choose other kernels for every size.
+# is not a multiple of 8. GPUs may choose other kernels for every size.
 _CPU_MULTIPLE = 8
 # Features that are held in memory while a head trains on them.
 MEMORY_BYTES = 1 << 30

@@ -209,7 +209,7 @@ class _Reader:
         if layers.group_of(name) or (is_taken and not self.is_run):
             name += RENAMED
         if name in self.calls:
-            raise Refused(f"two layers of the name {name!r}")
+            raise Refused(f"two layers with the name {name!r}")
         if len(self.calls) >= _MAX_LAYERS:
             raise Refused(f"more than {_MAX_LAYERS:,} layers")
         module = part.get("module")

@@ -26,7 +26,7 @@ def by_labels(config: Config) -> None:
     """Sort the photos listed in the CSV file of --sort_by by the labels in it."""
     root, path = Path(config.photos[0]), Path(config.sort_by)
     if not root.is_dir():
-        raise DataError(f"--sort_by: {root} is no folder. Expected that of the photos")
+        raise DataError(f"--sort_by: {root} is not a folder. Name the photos' folder")
     entries = [*photo_csv.read(path, "")]
     if not entries:
         raise DataError(f"{path}: no photos listed")

@@ -159,8 +159,8 @@ def _inside(roots: Sequence[str], entry: Entry, text: str) -> str:
         path = path.removeprefix(f"{root.rstrip('/')}/")
     if re.match(r"\.$|/|\.\.(/|$)|[A-Za-z]:/", path):
         raise DataError(
-            f"{entry.where}: {entry.path[:200]!r} is no path inside {roots[0]}. Name "
-            "the folder that holds all photos as the source"
+            f"{entry.where}: {entry.path[:200]!r} is not a path inside {roots[0]}. "
+            "Name the folder that holds all photos as the source"
         )
     return path
 

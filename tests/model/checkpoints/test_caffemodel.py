@@ -143,7 +143,7 @@ class TestRefused:
                 "a blob of shape",
             ),
             "odd bytes": (in_layer(message(5, b"123")), "3 bytes of float32 numbers"),
-            "integer": (in_layer(number(5, 3)), "that is no message"),
+            "integer": (in_layer(number(5, 3)), "that is not a message"),
             "many fields": (
                 in_layer(blob(BIAS)) + number(4, 3) * 1_000_001,
                 "more than 1,000,000 fields",

@@ -126,7 +126,7 @@ def test_a_record_that_is_no_photo_is_not_read(tmp_path):
     with (tmp_path / "a.tfrecord").open("wb") as file:
         file.write(struct.pack("<Q", 600 << 20))
         file.truncate(700 << 20)
-    with pytest.raises(DataError, match="629,145,600 bytes is no photo"):
+    with pytest.raises(DataError, match="629,145,600 bytes is not a photo"):
         find_source.list_source(tmp_path)
 
 

@@ -244,7 +244,7 @@ def renamed(name):
         (conv("batch_input_shape", [None, 32, 32, 4]), "4 channels, expected 3"),
         (conv("batch_input_shape", [None, 32, 9999, 3]), "32 x 9999 pixels"),
         (conv("batch_input_shape", None), "no input of an image"),
-        (renamed("conv2d_1"), "two layers of the name 'conv2d_1'"),
+        (renamed("conv2d_1"), "two layers with the name 'conv2d_1'"),
         (renamed("a/b"), "named 'a/b'"),
         (changed(KERAS_2, "config", []), "no list of layers"),
         (changed(KERAS_2, "config", KERAS_2["config"][2:]), "no input"),

@@ -195,7 +195,7 @@ class TestByLabels:
         ("labels", "message"),
         [
             ("path,label\n", "no photos listed"),
-            ("path,label\n../x.jpg,roses\n", "is no path inside"),
+            ("path,label\n../x.jpg,roses\n", "is not a path inside"),
             ("path,label\na.jpg,roses\na.jpg,tulips\n", "Remove one of them"),
         ],
     )
@@ -205,5 +205,5 @@ class TestByLabels:
         assert not (new.parent / "flowers").exists()
 
     def test_a_photo_in_place_of_their_folder_is_refused(self, new):
-        with pytest.raises(DataError, match=r"--sort_by: .*a\.jpg is no folder"):
+        with pytest.raises(DataError, match=r"--sort_by: .*a\.jpg is not a folder"):
             self.sort(new / "a.jpg", "path,label\na.jpg,roses\n")

@@ -132,7 +132,7 @@ class TestPaths:
     )
     def test_a_path_that_is_not_in_the_root_is_refused(self, tmp_path, path):
         body = f"{path.format(root=tmp_path)} 0\nb.jpg 1\n"
-        with pytest.raises(DataError, match=r"line 1: .* is no path inside"):
+        with pytest.raises(DataError, match=r"line 1: .* is not a path inside"):
             listed(tmp_path, body)
 
 

@@ -73,7 +73,7 @@ def test_a_path_that_could_mean_several_files_or_none_stays(
 )
 def test_backslashes_and_drives_lead_nowhere_else(tmp_path, path):
     make(tmp_path, "root/a/1.jpg", "out.jpg")
-    with pytest.raises(DataError, match=r"list line 2: .* is no path inside"):
+    with pytest.raises(DataError, match=r"list line 2: .* is not a path inside"):
         listed(tmp_path / "root", "a/1.jpg", path)
 
 

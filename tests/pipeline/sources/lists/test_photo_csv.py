@@ -199,7 +199,7 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
         ("path,label,split\na,x,\nb,y,dev\n", "line 3: split 'dev' is unknown"),
         ('path,label\na,"x\n', "line 2: unexpected end"),
         ('path,label\n"a"b,x\n', "line 2: "),
-        ("path,label\n../a,x\nb,y\n", "line 2: '../a' is no path inside"),
+        ("path,label\n../a,x\nb,y\n", "line 2: '../a' is not a path inside"),
         ("path,label\na,x\nb,x\n", "one class only, 'x'"),
         ('path,label\na,"x\ny"\nb,z\n', "control character"),
         (f"path,label\na,{'x' * 600}\nb,z\n", "has 600 characters"),
