@@ -1,4 +1,4 @@
-"""Let a command end with one line from its first moment, before its imports are done.
+"""End a command with one line of error, even while its modules are being imported.
 
 Commands import this first. In other programs it does nothing.
 """

@@ -74,7 +74,7 @@ def check(
     """
     has_changed = data.records.digest != run.manifest_digest
     if has_changed and not (config.another_dataset or config.data):
-        return _as_today(run, data)
+        return _unseen(run, data)
     is_own = not (config.another_dataset and has_changed)
     if is_own:
         run_folder.check_records(
@@ -95,7 +95,7 @@ def check(
     return data
 
 
-def _as_today(run: finished_run.FinishedRun, data: EvaluationData) -> EvaluationData:
+def _unseen(run: finished_run.FinishedRun, data: EvaluationData) -> EvaluationData:
     """Return the photos of a changed data set that are new to a run, of its classes."""
     unseen, reasons = leave_out_seen(data, {"it": run})
     foreign = [row for row in unseen.rows if row.class_name not in run.class_names]

@@ -19,7 +19,7 @@ _step: contextvars.ContextVar[Any] = contextvars.ContextVar("step", default=None
 
 @contextlib.contextmanager
 def at(step: Any) -> Iterator[None]:
-    """Within it, the layers of this module draw for a step, an integer scalar."""
+    """Let this module's layers draw for a step, an integer scalar, inside the block."""
     token = _step.set(step)
     try:
         yield
@@ -28,7 +28,7 @@ def at(step: Any) -> Iterator[None]:
 
 
 class _Random(keras.layers.Layer):
-    """Change numbers randomly in training, and nothing in use."""
+    """Change numbers randomly in training, and do nothing at inference."""
 
     def __init__(self, seed: int, **options: Any) -> None:
         super().__init__(**options)

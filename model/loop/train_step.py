@@ -124,7 +124,7 @@ class ParameterUpdate:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it, the variables have the values of their moving averages, if any."""
+        """Give the variables their moving averages, if any, inside the block."""
         changed = self.variables[: len(self.averages)]  # all or none
         values = [variable.numpy() for variable in changed]
         for variable, average in zip(changed, self.averages, strict=True):
@@ -286,7 +286,7 @@ class TrainStep:
         return StepResult(*result)
 
     def finish(self) -> None:
-        """Make a step of the batches that wait, as at the end of an epoch."""
+        """Make a step with the waiting batches, as at the end of an epoch."""
         if self.waiting:
             if self._setup.update.iter_size > 1:
                 self._apply_accumulated(tf.constant(self.rate, tf.float32))

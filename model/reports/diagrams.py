@@ -32,7 +32,7 @@ class Drawings:
     """Draws diagrams, each with unique ids in the page."""
 
     def __init__(self) -> None:
-        """Imports matplotlib, which takes half a second."""
+        """Import matplotlib, which takes half a second."""
         import matplotlib as mpl
 
         self._settings = mpl.rc_context

@@ -142,7 +142,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         ],
         "hashes_find": near_duplicates.LIMIT,
         "near_copies_line": text_report.near_copies_in_words(figures),
-        "no_better": text_report.is_no_better(figures),
+        "no_better": text_report.no_better_in_words(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],
         "ledger": report_facts.ledger(run) if has_ledger else None,
         "warnings": weight_settings.preprocessing_warnings(run.spec),

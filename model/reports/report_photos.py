@@ -45,7 +45,7 @@ class Thumbnails:
     """Thumbnails of photos, each made once, up to a total size."""
 
     def __init__(self, records: manifest.Manifest) -> None:
-        """Starts without thumbnails."""
+        """Start without thumbnails."""
         # {SHA-256 of a photo: data URL}; "" for a photo that does not decode.
         self.sources: dict[str, str] = {}
         self._photos = stored_photo.StoredPhotos(records.directory)

@@ -48,7 +48,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         f"{calibration['ece_before']:.4f}"
         + temperature_at_bound(figures["temperature"]),
         f"always predicting the largest class: {figures['largest_class_share']:.4f}"
-        + is_no_better(figures),
+        + no_better_in_words(figures),
         *precision_in_words(figures),
         *near_copies_in_words(figures),
         "",
@@ -99,15 +99,15 @@ def folds_in_words(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def is_no_better(figures: dict[str, Any]) -> str:
-    """Return a remark if the accuracy may be that of the largest class; or ""."""
+def no_better_in_words(figures: dict[str, Any]) -> str:
+    """Return a remark if the accuracy may be no better than this baseline, or ""."""
     if not figures["accuracy_ci95"][0] <= figures["largest_class_share"] < 1:
         return ""
     return ". The accuracy is not clearly above that: look at the balanced accuracy"
 
 
 def precision_in_words(figures: dict[str, Any]) -> list[str]:
-    """Return a line if the training validated with other numbers than float32."""
+    """Return a line if the training validated in another precision than float32."""
     trained = figures.get("training_precision") or "float32"
     return [
         f"The evaluation computes in float32. Accuracies in the training log were "

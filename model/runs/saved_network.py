@@ -1,4 +1,4 @@
-"""Load model.keras of a run, after a check of what it takes in memory.
+"""Load model.keras of a run, after a check of the memory that it needs.
 
 Keras unpacks, builds and reads whatever the file asks for.
 """
@@ -67,9 +67,9 @@ def load(path: Path, *, size_px: int, num_classes: int, identity: str) -> Any:
 
 
 def _check_sizes(file: zipfile.ZipFile, size_bytes: int) -> None:
-    """Raise ValueError if a model asks for far more than its file of `size_bytes`.
+    """Raise ValueError if a model needs far more memory than its file of `size_bytes`.
 
-    Its layers may not make far more of a photo either.
+    Nor may its layers' outputs for a photo be far larger than the photo.
     """
     limit = _MAX_GROWTH * size_bytes + _SMALL_BYTES
     _compare(sum(info.file_size for info in file.infolist()), limit)
@@ -106,7 +106,7 @@ def _stored_bytes(file: zipfile.ZipFile) -> int:
 
 
 def _output_sizes(model: Any) -> Iterator[int]:
-    """Yield how many numbers each operation makes of a photo, in models within too."""
+    """Yield the size of each operation's output for a photo, also in nested models."""
     for operation in getattr(model, "operations", ()):
         yield from _output_sizes(operation)
         for node in operation._inbound_nodes:

@@ -126,7 +126,7 @@ class Clock:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it, SIGUSR1 requests a snapshot."""
+        """Let SIGUSR1 request a snapshot inside the block."""
 
         def request(_: int, __: FrameType | None) -> None:
             self._requested = True

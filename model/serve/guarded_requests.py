@@ -96,15 +96,15 @@ class Handler(web.RequestHandler):
         self._timer.cancel()
 
     def on_connection_close(self) -> None:
-        """Do the same when the client has hung up."""
+        """Stop the clock when the client has hung up."""
         super().on_connection_close()
         self.on_finish()
 
     def refusal(self) -> Refusal | None:
         """Return a refusal of a request that comes from a page of another site.
 
-        A host name that leads to this machine (DNS rebinding) would make another site's
-        page one of this server, so host names are checked. A page of another site can
+        With a host name that leads to this machine (DNS rebinding), another site's page
+        would count as one of this server, so host names are checked. Such a page can
         also post here, so the Origin header must be this server.
         """
         allowed: frozenset[str] = self.settings["config"].hosts

@@ -117,7 +117,7 @@ class JpegHeader:
 
     @classmethod
     def read(cls, data: bytes) -> "JpegHeader | None":
-        """Walk the marker segments; None if this is no JPEG or has no frame header."""
+        """Walk the marker segments; None if it is not a JPEG or has no frame header."""
         if data[:2] != b"\xff\xd8":
             return None
         position = 2

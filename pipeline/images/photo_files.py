@@ -14,9 +14,9 @@ def find(
 ) -> Iterator[str]:
     """Yield the paths of photos one by one; those of one folder are sorted.
 
-    `names` are files, which need not exist, and folders, which are walked, except one
-    `without` photos. A folder that cannot be listed yields its own path. What is passed
-    over is counted in `ignored`: hidden and system files, and links to folders.
+    `names` are files, which need not exist, and folders, which are walked, except the
+    folder `without`. A folder that cannot be listed yields its own path. `ignored`
+    counts what is passed over: hidden and system files, and links to folders.
     """
     excluded = Path(without).resolve() if without else None
     for name in names:

@@ -89,7 +89,7 @@ def map_blocks(
 
 
 def _check_memory(item: object, processes: Sequence[Any]) -> None:
-    """Raise if SIGKILL ended one of the processes, of which no item is to blame."""
+    """Raise if SIGKILL ended one of the processes, which is not an item's fault."""
     if -signal.SIGKILL in [process.exitcode for process in processes]:
         raise DataError(
             f"{item}: its process was killed, also when alone: memory is short. Free "

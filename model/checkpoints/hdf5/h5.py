@@ -70,7 +70,7 @@ class _Layer(NamedTuple):
 
 
 class _Named(NamedTuple):
-    """A tensor's path, its name, and the name that it gets if two share that."""
+    """A tensor's path, its name, and its name if another tensor has the same one."""
 
     path: str
     name: str

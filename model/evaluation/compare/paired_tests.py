@@ -22,9 +22,9 @@ _Z95 = 1.959964
 def mcnemar_p(differences: np.ndarray) -> float:
     """Return the p value of McNemar's exact test, or of its form for groups.
 
-    Runs that are equally good might as well change their names, group by group. The p
-    value is the share of all such changes after which the sum of the differences is at
-    least as far from 0. Where each group is one photo, that is McNemar's exact test.
+    If both runs are equally good, they can be exchanged in any of the groups. The p
+    value is the share of all such exchanges after which the sum of the differences is
+    at least as far from 0. If each group is one photo, that is McNemar's exact test.
     `differences` are int [num_groups]: the number of photos of the group that only the
     second run gets right minus the number that only the first gets right.
 

@@ -31,8 +31,8 @@ def compare_runs(
     the newest run's present records are used, without photos that any run has seen.
     """
     first, split, folder = next(iter(runs.values())), config.split, config.data
-    if not folder and (today := _records_that_changed(runs)):
-        return _compare_today(runs, today, config)
+    if not folder and (changed := _records_that_changed(runs)):
+        return _compare_on_unseen(runs, changed, config)
     with contextlib.ExitStack() as stack:
         data = None
         if folder:
@@ -67,7 +67,7 @@ def _records_that_changed(
     return None if digests == {records.digest} else records
 
 
-def _compare_today(
+def _compare_on_unseen(
     runs: Mapping[str, finished_run.FinishedRun],
     records: manifest.Manifest,
     config: Config,
@@ -96,7 +96,7 @@ def _compare_today(
     known = [name for run in runs.values() for name in run.class_names]
     names = tuple(dict.fromkeys((*records.class_names, *known)))
     candidates = [
-        _candidate_today(name, run, data, names, config) for name, run in runs.items()
+        _candidate_of(name, run, data, names, config) for name, run in runs.items()
     ]
     classes = [row.class_name for row in data.rows]
     for name, run in runs.items():
@@ -108,7 +108,7 @@ def _compare_today(
             )
     figures = {
         "split": data.name,
-        "title": "today's records",
+        "title": "the records as they are now",
         "scope": scope,
         **comparison.compare(candidates),
         "manifest_digest": records.digest,
@@ -123,7 +123,7 @@ def _compare_today(
     return figures, path
 
 
-def _candidate_today(
+def _candidate_of(
     name: str,
     run: finished_run.FinishedRun,
     data: EvaluationData,

@@ -215,7 +215,7 @@ def _connect(graph: Graph, has_one_logit: bool, image: Any, num_classes: int) ->
 
 
 def _check_sizes(network: architecture.Network) -> None:
-    """Refuse layers with an output that is too large, and networks that are."""
+    """Refuse networks, and outputs of their layers, that are too large."""
     for name, shape in network.layer_shapes().items():
         sides = [side for side in shape[1:] if side is not None]
         if min(sides, default=1) < 1:

@@ -16,7 +16,7 @@ def test_a_temperature_at_a_bound_has_a_remark():
 )
 def test_an_accuracy_like_that_of_the_largest_class_has_a_remark(low, remark):
     figures = {"accuracy_ci95": [low, 0.99], "largest_class_share": 0.95}
-    text = text_report.is_no_better(figures)
+    text = text_report.no_better_in_words(figures)
     assert bool(text) == remark == ("look at the balanced accuracy" in text)
 
 

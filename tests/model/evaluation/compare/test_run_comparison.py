@@ -1,4 +1,4 @@
-"""Runs are compared on today's photos after photos, labels and classes have changed."""
+"""Runs are compared on present photos after photos, labels and classes have changed."""
 
 import dataclasses
 import json
@@ -90,7 +90,7 @@ def test_runs_of_200_and_600_photos_are_compared_on_those_that_none_has_seen(gro
     assert written["pairs"] == figures["pairs"]
 
 
-def test_labels_are_those_of_today_and_groups_of_seen_photos_are_left_out(
+def test_labels_are_the_present_ones_and_groups_of_seen_photos_are_left_out(
     grown, tmp_path
 ):
     _, after, old, new = grown
@@ -122,7 +122,7 @@ def test_a_run_that_has_seen_all_photos_leaves_none(grown, monkeypatch):
         compare(old, new)
 
 
-def test_an_old_run_is_evaluated_on_the_test_photos_of_today(grown, capsys):
+def test_an_old_run_is_evaluated_on_the_present_test_photos(grown, capsys):
     before, after, old, _ = grown
     path = old.directory / "photos.json"
     content = json.loads(path.read_text())
