@@ -143,7 +143,7 @@ def _block(data: bytes, offset: int, size: int, prefix: Path) -> bytes:
 
 
 def _table_entries(block: bytes, prefix: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield keys and values of a block; a key omits its start if the last key has it."""
+    """Yield keys and values of a block, where a key may share the start of the last."""
     if len(block) < 4:
         raise unreadable(prefix, "an empty block")
     restarts = int.from_bytes(block[-4:], "little")

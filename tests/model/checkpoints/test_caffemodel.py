@@ -148,7 +148,7 @@ class TestRefused:
                 in_layer(blob(BIAS)) + number(4, 3) * 1_000_001,
                 "more than 1,000,000 fields",
             ),
-            "number for a layer": (number(100, 5), "no message"),
+            "number for a layer": (number(100, 5), "is not a message"),
             "kind": (text(1, "x") + b"\xa7\x06", "unknown kind 7"),
         },
     )
