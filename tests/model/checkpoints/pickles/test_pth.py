@@ -229,7 +229,7 @@ class TestLies:
     def test_a_storage_of_two_types_is_refused(self, refuse):
         other = tensor(storage("IntStorage", "0", 24), 0, (1,), (1,))
         opcodes = ordered_dict({"w": WHOLE, "v": other})
-        refuse(errors.CorruptCheckpoint, "storage '0' is of two kinds", opcodes)
+        refuse(errors.CorruptCheckpoint, "storage '0' with two kinds", opcodes)
 
     @pytest.mark.parametrize("count", [-1, 2**62, 2**64, 2**90])
     def test_a_storage_of_impossible_size_is_refused(self, refuse, count):

@@ -317,7 +317,7 @@ class TestDamaged:
         """Each begins as the one before, and so takes a few bytes of the file."""
         start = [self.HEADER, (0, b"a" * length, b"")]
         self.forged(prefix, [*start, *[(length - 1, b"b", b"")] * 30_000])
-        with corrupt("beyond any variable's"):
+        with corrupt("longer than any variable's"):
             reading.read(prefix)
 
     def test_a_forged_index_without_faults_is_read(self, prefix):
