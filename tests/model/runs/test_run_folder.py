@@ -154,7 +154,7 @@ class TestLatest:
         several.point_latest()
         small_runs.write_bare_run(several.directory / "seed-0")
         assert names_in(several.directory) == [run_folder.REPEATS, "seed-0"]
-        with pytest.raises(RunError, match=r"epoch: --run_dir=.*latest/seed-0$"):
+        with pytest.raises(RunError, match=r"epoch: .*latest/seed-0$"):
             finished_run.read(str(tmp_path / "latest"))
 
     def test_a_run_in_the_working_folder_gets_a_link(self, tmp_path, monkeypatch):
