@@ -6,6 +6,9 @@ import shutil
 
 import pytest
 
+import evaluate
+import train
+from pipeline.system.errors import UserError
 from tests.support import files, processes
 
 ENTRY = ("train.py", "evaluate.py", "pipeline", "model")
@@ -66,10 +69,22 @@ def test_the_tour_of_the_readme(house, weights_cache):
 
 
 @pytest.mark.parametrize(
+    ("main", "advice"),
+    [(train.main, "pipeline.convert"), (evaluate.main, "python train.py")],
+    ids=["train", "evaluate"],
+)
+def test_without_what_they_need_nothing_is_written(tmp_path, monkeypatch, main, advice):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=advice):
+        main({})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("words", "advice"),
     [
-        (("train.py",), "pipeline.convert"),
-        (("evaluate.py",), "python train.py"),
+        pytest.param(("train.py",), "pipeline.convert", marks=pytest.mark.slow),
+        pytest.param(("evaluate.py",), "python train.py", marks=pytest.mark.slow),
         (("-m", "pipeline.convert", "flowers/"), "no such folder"),
     ],
     ids=["train", "evaluate", "convert"],
