@@ -346,6 +346,19 @@ class TestPlan:
         assert "features of" not in again  # those of the first stage serve it
         assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", again)
 
+    def test_the_plan_counts_the_time_for_doubtful_labels_of_each_training(self, plan):
+        line = re.compile(r"^doubtful labels, after the training: [0-9.]+ s$", re.M)
+        assert line.search(plan())
+        assert line.search(plan(train_from="conv2"))
+        assert not line.search(plan(folds=3))  # the runs of folds have them for nothing
+        assert not line.search(plan(ckpt="none", arch="tiny"))
+        stage = plan_estimate.Estimate(
+            name="", lines=[], features_s=10, seconds=20, doubts_s=5, extra_bytes=0
+        )
+        for doubts_s, total in ((0, "51.0 s"), (5, "61.0 s")):
+            text = plan_estimate._as_text([stage], 1, 0, 2, doubts_s)
+            assert f"2 such trainings, altogether about {total}, " in text
+
     def test_the_plan_of_several_trainings_multiplies_their_time(self, plan):
         assert "5 such trainings, altogether about" in plan(seeds=5)
 

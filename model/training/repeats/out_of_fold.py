@@ -20,7 +20,7 @@ from pipeline import split
 from pipeline.records import manifest
 from pipeline.system import command_line
 
-_NUM_FOLDS = 5
+NUM_FOLDS = 5
 _PENALTY = 0.1  # L2 penalty if the training has not chosen one
 # Of the solver in each fold; 1e-7 takes twice as long, and finds no more planted label
 # errors.
@@ -92,7 +92,7 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
 
 def _folds(records: manifest.Manifest) -> tuple[tuple[Any, ...], np.ndarray]:
     """Return the rows of all photos and the fold of each, int [num_photos]."""
-    num_folds = min(_NUM_FOLDS, len({row.group for row in records.included()}))
+    num_folds = min(NUM_FOLDS, len({row.group for row in records.included()}))
     if num_folds < 2:
         raise _NotPossible("all photos are in one group")
     options = split.Config(data=str(records.directory), folds=num_folds)
