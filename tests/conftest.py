@@ -4,7 +4,9 @@ What the fixtures are made of stands in tests/support.
 """
 
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU is shared
@@ -12,6 +14,8 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU is shared
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 # Test servers run here; a proxy that this machine may use cannot reach them.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+# Measured precisions, keys and fonts are kept here, and not among the user's own.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="graft-tests-")
 
 import hypothesis
 import pytest
@@ -28,6 +32,11 @@ from tests.support import conversions, drawn_photos, http_server, networks
 
 hypothesis.settings.register_profile("busy", deadline=None)  # as a machine may be
 hypothesis.settings.load_profile("busy")
+_CACHE = os.environ["XDG_CACHE_HOME"]
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 @pytest.fixture

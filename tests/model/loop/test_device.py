@@ -96,6 +96,10 @@ def test_commands_share_a_gpu_and_compute_in_full_float32_repeatably():
     assert "when determinism is enabled" in done.stderr
 
 
+def test_tests_have_a_cache_of_their_own():
+    assert file_system.cache_folder().parent.name.startswith("graft-tests-")
+
+
 @pytest.fixture
 def bfloat16_processor(tmp_path, monkeypatch):
     """A processor with bfloat16, a cache folder of its own, and nothing measured."""
