@@ -115,15 +115,15 @@ const photoPage = (() => {
     if (Number(box?.dataset.answers) === number) mark(box, answers.get(number));
     count();
   };
-  const put = (number, answer) => {
+  const setAnswer = (number, answer) => {
     if (answer === undefined) answers.delete(number);
     else answers.set(number, answer);
     store(number);
     refresh(number);
   };
-  const say = (number, answer) => {
+  const giveAnswer = (number, answer) => {
     history.push([number, answers.get(number)]);
-    put(number, answer);
+    setAnswer(number, answer);
   };
 
   const go = (card) => {
@@ -134,14 +134,14 @@ const photoPage = (() => {
     card.scrollIntoView({ block: "nearest", behavior: "instant" });
   };
   const step = (by) => go(current ? cards[cards.indexOf(current) + by] : cards.find((card) => card.getBoundingClientRect().bottom > 0));
-  const onward = () => {
+  const goToNext = () => {
     const start = cards.indexOf(current) + 1;
     go([...cards.slice(start), ...cards.slice(0, start)].find((card) => !answers.has(Number(card.dataset.review))));
   };
   const undo = () => {
     const last = history.pop() ?? (current && [Number(current.dataset.review), undefined]);
     if (!last) return;
-    put(...last);
+    setAnswer(...last);
     go(cardsOf.get(last[0])?.[0]);
   };
   const answerOf = (key, [, label, , suggested]) => {
@@ -172,8 +172,8 @@ const photoPage = (() => {
       const number = Number(current.dataset.review);
       const answer = answerOf(key, review.photos[number]);
       if (answer === undefined || answer === "=") return;
-      say(number, answer);
-      onward();
+      giveAnswer(number, answer);
+      goToNext();
     }
     event.preventDefault();
   });
@@ -183,10 +183,10 @@ const photoPage = (() => {
     const button = target.closest(".answers button");
     if (!button) return;
     const number = Number(button.closest(".answers").dataset.answers);
-    say(number, button.value === answers.get(number) ? undefined : button.value);
+    giveAnswer(number, button.value === answers.get(number) ? undefined : button.value);
   });
   document.addEventListener("change", ({ target }) => {
-    if (target.matches(".answers select")) say(Number(target.closest(".answers").dataset.answers), target.value || undefined);
+    if (target.matches(".answers select")) giveAnswer(Number(target.closest(".answers").dataset.answers), target.value || undefined);
   });
   document.addEventListener("focusin", ({ target }) => { current = target.closest("[data-review]") ?? current; });
 
