@@ -166,7 +166,7 @@ def _fit(
     mean, (num_photos, num_features) = vectors.mean(0), vectors.shape
     within = vectors - means.astype(np.float32)[labels]
     freedom = min(num_averaged - len(means), num_photos, num_features)
-    # The eigenvectors of this product are the directions, seen from the photos.
+    # within.T maps the eigenvectors of this product to those of the covariance.
     squares, seen = np.linalg.eigh((within @ within.T).astype(np.float64))
     total = squares.sum()
     if freedom < 1 or total / num_photos < 1e-9:

@@ -113,7 +113,7 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
 def _build_scorer(scorer: strangers.Scorer, model: Any) -> Any:
     """Build a keras.Model of built-in layers: features -> stranger scores, float32 [n].
 
-    For vectors of length 1, the squared distance from the mean is a sum of products.
+    For x of length 1, Scorer's formula is linear in x, apart from |c directions|^2.
     """
     kinds, ops, mean = keras.layers, keras.ops, scorer.mean
     inputs: Any = head.input_tensor(model)

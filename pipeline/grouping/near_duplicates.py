@@ -176,10 +176,10 @@ def _pairs(
 ) -> np.ndarray:
     """Return which thumbnails to compare, as PAIR, those of the closest hashes first.
 
-    There are at most _NEAREST for each thumbnail and hash close to it. `cells` are the
-    numbers of the thumbnails' hashes.
+    Each is compared with at most _NEAREST thumbnails of its own hash and of each close
+    one: those most alike in brightness. `cells` has the number of each one's hash.
     """
-    values = cells + brightness
+    values = cells + brightness  # ordered by hash, then by brightness
     order = np.argsort(values, kind="stable")
     values, ordered = values[order], cells[order]
     pairs = []
@@ -190,7 +190,7 @@ def _pairs(
     starts = np.searchsorted(ordered, (close.first, close.second))
     counts = np.searchsorted(ordered, (close.first, close.second), "right") - starts
     pair, places = perceptual_hash.expand(starts[0], counts[0])
-    sought = close.second[pair] + values[places] % 1
+    sought = close.second[pair] + values[places] % 1  # the same brightness there
     ends = starts[1] + counts[1]
     nearest = np.searchsorted(values, sought) - _NEAREST // 2
     begin = np.maximum(np.minimum(nearest, (ends - _NEAREST)[pair]), starts[1][pair])

@@ -69,7 +69,7 @@ class _SplitQuotas:
         self._targets = _targets(groups, shares)
         self._counts = {label: dict.fromkeys(SPLITS, 0) for label in self._targets}
         self._waiting = _count_groups(waiting)  # groups that are not placed yet
-        # {label: photos of its smallest split beside training}.
+        # {label: photos of its smallest split other than training}.
         highest = max((max(t.values()) for t in self._targets.values()), default=1)
         self._least = {
             label: min(target[split] or highest for split in (_VALIDATION, _TEST))

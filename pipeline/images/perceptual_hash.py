@@ -98,7 +98,7 @@ class ClosePairs:
         """Search all pairs of uint64 [num_hashes], ascending and all different."""
         self.comparisons = 0
         self._hashes = hashes
-        self._pairs = [np.zeros(0, np.int64)]
+        self._pairs = [np.zeros(0, np.int64)]  # two hashes and orientation in one
         self._distances = [np.zeros(0, np.uint8)]
         self._waiting = 0
         # Block by block: each further array of all queries takes 64 bytes a photo.

@@ -148,8 +148,8 @@ def _frames(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Yield times in seconds, and frames in RGB that OpenCV has turned upright.
 
-    A second reader decodes only key frames. The frames before a key frame need not be
-    decoded if none of them is to be shown.
+    A second reader decodes only key frames, and shows those that are wanted. For other
+    frames, the first reader jumps ahead where that leaves fewer frames to decode.
     """
     try:
         file = open(video, "rb", opener=decode_files.open_regular)  # noqa: SIM115
