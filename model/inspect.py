@@ -85,7 +85,7 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
     num_restored, num_unused = map(statuses.count, ("restored", "unused"))
     num_variables = sum(map(len, restored.shapes.values()))
     line = (
-        f"fits {name} (names as in {match.naming.source}): {num_restored} of "
+        f"fits {name} (naming: {match.naming.source}): {num_restored} of "
         f"{num_variables} variables"
     )
     line += f", {num_unused} of the tensors unused; " if num_unused else "; "

@@ -55,7 +55,7 @@ def test_a_file_is_shown_with_its_tensors_and_network(quick):
     table = {line.split()[0]: line.split()[1:] for line in lines if "/" in line}
     assert table["conv1/kernel"] == ["[5,", "5,", "3,", "32]", "float32", "0.5", "0"]
     assert lines[-2] == (
-        "fits cifar10_quick (names as in layer names): 10 of 10 variables; a new head "
+        "fits cifar10_quick (naming: layer names): 10 of 10 variables; a new head "
         "may sit on ip1"
     )
     assert lines[-1].startswith("warning: the preprocessing of pixels is a guess: RGB")
@@ -73,7 +73,7 @@ def test_a_file_without_the_first_layers_cannot_carry_a_head(tmp_path):
     path = tmp_path / "part.safetensors"
     safetensors.numpy.save_file(tensors, path)
     (line,) = inspect.report_fittings(reading.read(path)).splitlines()
-    assert line.startswith("fits cifar10_quick (names as in layer names): 1 of 10")
+    assert line.startswith("fits cifar10_quick (naming: layer names): 1 of 10")
     assert line.endswith("its first layers are missing, so a new head cannot use it")
 
 
