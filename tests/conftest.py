@@ -9,6 +9,9 @@ import signal
 import tempfile
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# NumPy's other threads only wait for each other: the tests of two processes share the
+# processors, and multiply small matrices. Before NumPy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU is shared
 # Plain Keras, in other processes, is to multiply as Graft does on a GPU: in float32.
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
