@@ -273,7 +273,7 @@ def test_a_source_that_is_no_data_set_is_refused(tmp_path):
 def test_a_class_without_a_usable_photo_is_an_error(photos, tmp_path):
     (photos / "void").mkdir()
     (photos / "void" / "a.jpg").write_text("nothing")
-    with pytest.raises(DataError, match=r"void: none of 1 files.*not an image"):
+    with pytest.raises(DataError, match=r"void: none of its files.*not an image"):
         conversions.convert(photos, tmp_path / "out")
 
 
