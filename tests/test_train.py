@@ -310,4 +310,7 @@ def read_changed(found, folder, split, changes):
 def test_a_group_in_several_splits_is_warned_of(found, tmp_path, capsys):
     group = found.included("train")[0].group
     read_changed(found, tmp_path, "test", {"group": group})
-    assert "warning: groups of photos in more than one split: 1, so" in capsys.readouterr().err
+    assert (
+        "warning: groups of photos in more than one split: 1, so"
+        in capsys.readouterr().err
+    )

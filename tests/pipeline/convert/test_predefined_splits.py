@@ -219,7 +219,9 @@ class TestLater:
             return "train" if (name, number) == ("red", 0) else all_three(name, number)
 
         how = write_csv(photos, other)
-        message = r"gives: 1, .*red/red000\.jpg first \(known in test, given for train\)"
+        message = (
+            r"gives: 1, .*red/red000\.jpg first \(known in test, given for train\)"
+        )
         with pytest.raises(DataError, match=message):
             run(photos, tmp_path / "out", **how)
         assert files.folder_digest(tmp_path / "out") == before
