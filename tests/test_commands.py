@@ -152,7 +152,8 @@ def test_wrong_command_lines_are_answered_with_the_right_name(command, words, me
 
 
 FOLDERS = {
-    "train": ("run_dir",),
+    "train": ("run_dir", "data"),
+    "evaluate": ("run_dir", "data", "strangers"),
     "pipeline.convert": ("out",),
     "pipeline.check": ("out",),
     "pipeline.download": ("FOLDER",),
@@ -165,24 +166,20 @@ FOLDERS = {
 @pytest.mark.parametrize(
     ("command", "flag"), [(name, flag) for name in FOLDERS for flag in FOLDERS[name]]
 )
-def test_a_file_where_a_folder_is_to_be_written_is_refused_at_once(
-    command, flag, tmp_path
-):
-    (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to("nowhere")
-    for place, problem in (("file", "is a file"), ("link", "is a link to nothing")):
-        for folder in (tmp_path / place, tmp_path / place / "a" / "b"):
-            words = [*COMMANDS[command]]
-            if command == "pipeline.download":
-                words[-1] = str(folder)
-            else:  # those of exports are files
-                ending = "/m.onnx" * (command == "model.export")
-                words.append(f"--{flag}={folder}{ending}")
-            expected = f"{tmp_path / place} {problem}. Expected a folder"
-            with pytest.raises(UsageError, match=f"{flag}: {re.escape(expected)}"):
-                for kind in (kinds := kinds_of(command)):
-                    typed = command_line.read_words(words, "", kinds)
-                    config_flags.build(kind, typed)
+def test_a_file_where_a_folder_is_expected_is_refused_at_once(command, flag, tmp_path):
+    file, kinds = tmp_path / "file", kinds_of(command)
+    file.touch()
+    for folder in (file, file / "a" / "b"):
+        words = [*COMMANDS[command]]
+        if command == "pipeline.download":
+            words[-1] = str(folder)
+        else:  # those of exports are files
+            ending = "/m.onnx" * (command == "model.export")
+            words.append(f"--{flag}={folder}{ending}")
+        expected = re.escape(f"{file} is a file. Expected a folder")
+        with pytest.raises(UsageError, match=f"{flag}: {expected}"):
+            for kind in kinds:
+                config_flags.build(kind, command_line.read_words(words, "", kinds))
 
 
 def test_a_reader_that_stops_early_ends_help_quietly():

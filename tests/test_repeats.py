@@ -352,11 +352,16 @@ class TestPlan:
         assert line.search(plan(train_from="conv2"))
         assert not line.search(plan(folds=3))  # the runs of folds have them for nothing
         assert not line.search(plan(ckpt="none", arch="tiny"))
-        stage = plan_estimate.Estimate(
-            name="", lines=[], features_s=10, seconds=20, doubts_s=5, extra_bytes=0
-        )
         for doubts_s, total in ((0, "51.0 s"), (5, "61.0 s")):
-            text = plan_estimate._as_text([stage], 1, 0, 2, doubts_s)
+            stage = plan_estimate.Estimate(
+                name="",
+                lines=[],
+                features_s=10,
+                seconds=20,
+                doubts_s=doubts_s,
+                extra_bytes=0,
+            )
+            text = plan_estimate._as_text([stage], 1, 0, 2)
             assert f"2 such trainings, altogether about {total}, " in text
 
     def test_the_plan_of_several_trainings_multiplies_their_time(self, plan):

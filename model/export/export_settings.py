@@ -33,7 +33,6 @@ class Config:
         "File to write the weights to, by layer name: .safetensors, .weights.h5 (Keras "
         "3), other .h5 (older Keras) or .npy.",
         value="FILE",
-        is_output=True,
     )
     format: str = _classifier(
         "",
@@ -47,7 +46,6 @@ class Config:
         "File to write, or folder for saved_model; by default exported/ in the run's "
         "folder.",
         value="PATH",
-        is_output=True,
     )
     quantize: str = _classifier(
         "none",

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,8 +120,7 @@ def choose_path(run_dir: Path, config: Config) -> Path:
         path = run_dir / "exported" / _NAMES[config.format].format(kind)
         file_system.refuse_link(path.parent)
     if config.format == "saved_model":
-        is_empty = path.is_dir() and not any(path.iterdir())
-        is_free = is_empty or not os.path.lexists(path)
+        is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         if not is_free and not (path / "saved_model.pb").is_file():
             raise DataError(
                 f"--out={path}: exists and is not a SavedModel. Choose a new folder."

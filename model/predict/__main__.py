@@ -31,12 +31,12 @@ def main(typed: dict[str, Any]) -> None:
     from pipeline.images import video_frames
 
     named = video_frames.find(config.photos, in_folders=False)
-    for flag, most in (("suggest", 0), ("sort_into", len(config.photos) - 1)):
-        if getattr(config, flag) and len(named) > most:
-            raise DataError(
-                f"--{flag}: {named[0]} is a video. Expected photos or folders of "
-                "photos. Leave it out, or save frames of it as photos first."
-            )
+    has_photos = len(named) < len(config.photos)
+    if named and (config.suggest or (config.sort_into and not has_photos)):
+        raise DataError(
+            f"{named[0]}: is a video. --suggest and --sort_into expect photos or their "
+            "folders. Leave it out, or save frames of it as photos first."
+        )
     videos = video_frames.find(config.photos, in_folders=bool(config.every))
     if config.spans and not videos:
         raise DataError(

@@ -71,7 +71,6 @@ class Config:
         "Folder for one picture per photo, which shows where the network looked and "
         "the most similar training photos.",
         value="FOLDER",
-        is_output=True,
     )
     suggest: int = _answers(
         0,
@@ -84,7 +83,6 @@ class Config:
         "suggestions",
         "Folder for suggestions.csv and suggestions.html of --suggest.",
         value="FOLDER",
-        is_output=True,
         basic=False,
     )
     sort_into: str = _answers(
@@ -92,7 +90,6 @@ class Config:
         "Folder with one folder per class, into which the photos are copied; those "
         "without a class go to `unsure` and `none`. Nothing is moved or replaced.",
         value="FOLDER",
-        is_output=True,
     )
     sort_as: str = _answers(
         "copies",

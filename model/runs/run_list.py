@@ -50,17 +50,14 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def began_s(directory: Path) -> float:
-    """Return when a run, or the first of several, began, in seconds since 1970.
-
-    A copy has new times of files, but still the names that TensorBoard's files got.
-    """
+    """Return when a run, or the first of several, began, in seconds since 1970."""
+    # A copy has new times of files, but the names that TensorBoard's files got.
     files = [*directory.rglob("events.out.tfevents.*")]
     if times := [int(f.suffix[1:]) / 1e9 for f in files if _TIME_NS.match(f.suffix)]:
         return min(times)
-    # The record of folds or seeds is written again when one of them ends.
+    # That of folds or seeds is written again when one of them ends.
     names = (run_folder.CONFIG_NAME, run_folder.REPEATS)
-    marks = (f for f in directory.rglob("*.json") if f.name in names)
-    return min(mark.lstat().st_mtime for mark in marks)
+    return min(p.lstat().st_mtime for p in directory.rglob("*.json") if p.name in names)
 
 
 def _of_run(path: Path) -> dict[str, Any]:

@@ -44,7 +44,6 @@ class Config:
         "Folder for photos to which visitors give another class; by default nothing "
         "is stored.",
         value="FOLDER",
-        is_output=True,
         group="Predictions",
     )
     top: int = predict_settings.top()

@@ -42,7 +42,7 @@ class Estimate:
     lines: list[str]  # what trains, and how long each part of it takes
     features_s: float  # seconds for the features that the cache does not have yet
     seconds: float  # of the stage, without those
-    doubts_s: float  # seconds to find doubtful labels, if this is the first stage
+    doubts_s: float  # seconds to find doubtful labels after a training
     extra_bytes: int  # held in training beyond what the estimate needed
 
 
@@ -55,15 +55,13 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     estimates: list[Estimate] = []
-    is_comparison, started_s, has_doubts = len(configs) > 1, 0.0, False
+    is_comparison, started_s = len(configs) > 1, 0.0
 
     def estimate(config: settings.Config) -> None:
-        nonlocal started_s, has_doubts
+        nonlocal started_s
         prepare = repeated_runs.prepare_head if is_comparison else train_run.prepare
         networks = prepare(config, records, directory)
         started_s = started_s or time.process_time()
-        is_pretrained = networks[0].start.restored is not None
-        has_doubts = is_pretrained and not (config.folds or is_comparison)
         for network in networks:
             network.name = network.name or config.label * is_comparison
             estimates.extend(estimate_stages(network, least_s))
@@ -73,9 +71,7 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
     else:
         estimate(config)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    doubts_s = estimates[0].doubts_s * has_doubts
-    repeats = config.folds or config.seeds
-    return _as_text(estimates, started_s, peak_bytes, repeats, doubts_s)
+    return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 
 
 def estimate_stages(
@@ -173,14 +169,15 @@ class _StageTimer:
     def _estimate_doubts(self, training_s: float, validation_s: float) -> float:
         """Return seconds for heads on all photos, or for the features of these."""
         stage, records = self._stage, self._network.records
-        num_photos = len(records.included())
+        if self._network.start.restored is None or stage.config.folds:
+            return 0.0
         if stage.plan.train_from != head.FINAL_LAYER:
-            num_predicted = stage.epochs * len(records.included("validation"))
-            return num_photos * validation_s / num_predicted
-        # Training takes one epoch a penalty, of many iterations, or one a step.
-        iterations = 1 if stage.is_solved else head_solver.USUAL_ITERATIONS
-        epochs = out_of_fold.NUM_FOLDS * iterations
-        return epochs * num_photos * training_s / stage.photos
+            seconds = validation_s / stage.epochs / len(records.included("validation"))
+        else:
+            # A head is solved in many passes, or in those of one penalty.
+            passes = 1 if stage.is_solved else head_solver.USUAL_ITERATIONS
+            seconds = out_of_fold.NUM_FOLDS * passes * training_s / stage.photos
+        return len(records.included()) * seconds
 
     def _estimate_features(self) -> tuple[int, float, int]:
         """Return number of missing features, seconds for them, bytes of their table."""
@@ -269,11 +266,7 @@ class _StageTimer:
 
 
 def _as_text(
-    estimates: list[Estimate],
-    started_s: float,
-    peak_bytes: int,
-    repeats: int,
-    doubts_s: float,
+    estimates: list[Estimate], started_s: float, peak_bytes: int, repeats: int
 ) -> str:
     """Return the estimates of all stages, for trainings that share their features."""
     lines = []
@@ -282,8 +275,9 @@ def _as_text(
             lines.append(f"{estimate.name or f'stage {number}'}:")
         lines += [*estimate.lines, ""]
     features_s = sum(estimate.features_s for estimate in estimates)
-    each_s = sum(estimate.seconds for estimate in estimates) + doubts_s
-    if doubts_s:
+    each_s = sum(estimate.seconds for estimate in estimates)
+    if doubts_s := estimates[0].doubts_s:
+        each_s += doubts_s
         lines.append(f"doubtful labels, after the training: {_in_words(doubts_s)}")
     total = _in_words(started_s + features_s + repeats * each_s)
     memory = peak_bytes + max(estimate.extra_bytes for estimate in estimates)

@@ -73,7 +73,6 @@ class Config:
         "Folder of the new run; by default runs/<time>-<ckpt>.",
         basic=True,
         value="FOLDER",
-        is_output=True,
     )
     arch: str = _weights("", weight_settings.ARCH, value="NAME")
     skip: str = _weights(

@@ -17,9 +17,7 @@ class Config:
     source: str = config_flags.argument(
         "FOLDER", "Folder of photos, as for pipeline.convert, or of converted records."
     )
-    out: str = _output(
-        "check", "Folder for check.json and check.html.", value="FOLDER", is_output=True
-    )
+    out: str = _output("check", "Folder for check.json and check.html.", value="FOLDER")
     strict: bool = _output(
         False,
         "Ends with exit code 2 for any finding, not only for those that would corrupt "

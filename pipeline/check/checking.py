@@ -93,11 +93,12 @@ def _check_photos(config: Config, root: Path) -> _Checked:
     given = (dataclasses.replace(row, split=photo.split) for row, photo in pairs)
     tally = manifest.Tally(source.class_names, given)
     counts = tally.counts("photos", "usable", *source.given)
+    names = photo_source.describe_names(source.class_names).items()
     findings = [
         *photo_findings.find_groups(rows, source, groups),
         *photo_findings.find_small_classes(counts),
         *photo_findings.find_missing_splits(counts, source.given, "error"),
-        *photo_findings.find_misleading_names(source.class_names),
+        *(Finding(kind, "warning", text) for kind, text in names),
         *photo_findings.find_unusual_files(rows),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())

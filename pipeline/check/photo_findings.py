@@ -207,12 +207,6 @@ def find_missing_splits(
     return [Finding(kind, severity, meaning)] if lacking else []
 
 
-def find_misleading_names(names: Sequence[str]) -> list[Finding]:
-    """Find classes whose names look the same, or have another meaning."""
-    meanings = photo_source.describe_names(names)
-    return [Finding(kind, "warning", text) for kind, text in meanings.items()]
-
-
 def kinds_of(row: Row) -> list[str]:
     """Return the kinds, of KINDS, that apply to a file."""
     kinds = [_KIND_OF_CODE[code] for code in row.codes if code in _KIND_OF_CODE]

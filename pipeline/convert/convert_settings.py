@@ -22,10 +22,7 @@ class Config:
         "that paths in --lists and --csv start from.",
     )
     out: str = _output(
-        "tfrecords",
-        "Folder for the records and the manifest.",
-        value="FOLDER",
-        is_output=True,
+        "tfrecords", "Folder for the records and the manifest.", value="FOLDER"
     )
     seed: int = _rules(0, "Seed of the random split.", lower=0)
     resize_min: int = _output(

@@ -163,10 +163,7 @@ def describe_names(names: Sequence[str]) -> dict[str, str]:
         by_look[re.sub(r"[\s_]|(?<=[^\W\d])-", "", key).removesuffix("s")].append(name)
     twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
     same = "the same but for case, spaces, encoding or a plural; are they one class? "
-    meanings = {name: _MEANINGS.get(name.casefold()) for name in names}
-    others = (f"{name} ({meaning})" for name, meaning in meanings.items() if meaning)
-    texts = {
-        "class names alike": same * bool(twins) + "; ".join(twins),
-        "class names with another meaning": ", ".join(others),
-    }
-    return {kind: text for kind, text in texts.items() if text}
+    others = [f"{n} ({m})" for n in names if (m := _MEANINGS.get(n.casefold()))]
+    texts = (same * bool(twins) + "; ".join(twins), ", ".join(others))
+    kinds = ("class names alike", "class names with another meaning")
+    return {kind: text for kind, text in zip(kinds, texts, strict=True) if text}

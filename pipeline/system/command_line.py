@@ -207,6 +207,8 @@ def _describe(error: Exception) -> str:
         text += ". Free some, or choose another place"
     if error.filename is None:
         return text
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # such as a link to nothing
+        text += ". Expected a folder there, or nothing"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         text += ". Change the permissions, or choose another place"
     return f"{os.fsdecode(error.filename)}: {text}"

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import itertools
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -61,7 +60,6 @@ class Setting:
     below: float = math.inf
     per_stage: bool = False  # whether each stage of a recipe may have its own value
     is_flag: bool = True  # False for a key that only recipes have
-    is_output: bool = False  # whether it names a FOLDER to write, or another PATH
     several: bool = False  # whether train.py compares several values, with commas
 
     @property
@@ -117,19 +115,15 @@ class Setting:
             expected += ", below 2^63" * (inside and type(value) is int and is_large)
         if not fits:
             raise ValueError(f"--{name}={value}: expected {expected}")
-        if value and self.is_output:
+        if value and self.value in ("FOLDER", "FILE", "PATH"):
             place = Path(value)
             check_folder(f"--{name}", place if self.value == "FOLDER" else place.parent)
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Raise ValueError if a folder to write into cannot be made at a path."""
-    place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not place.is_dir():
-        kind = "a file" if place.exists() else "a link to nothing"
-        raise ValueError(
-            f"{name}: {place} is {kind}. Expected a folder, existing or new"
-        )
+    """Raise ValueError if a path that should be a folder is a file, or below a file."""
+    if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
+        raise ValueError(f"{name}: {file} is a file. Expected a folder")
 
 
 def setting(default: Any, help: str, **details: Any) -> Any:

@@ -158,22 +158,23 @@ def _read(path: Path, records: manifest.Manifest) -> dict[str, Any]:
         return row is not None and (row.sha256, row.class_name) == expected
 
     def check(content: Any) -> dict[str, Any]:
-        names = ("num_probable", "num_doubts", "num_examples")
-        probable, doubts, total = (
-            finished_run.expect(name, content[name], int) for name in names
-        )
-        is_possible = 0 <= probable <= total <= len(rows)
-        if not (is_possible and len(content["photos"]) <= doubts <= total):
-            raise ValueError(f"{', '.join(names)}: impossible numbers of photos")
+        total = finished_run.expect("num_examples", content["num_examples"], int)
+        for name, least in (
+            ("num_doubts", len(content["photos"])),
+            ("num_probable", 0),
+        ):
+            number = finished_run.expect(name, content[name], int)
+            if not least <= number <= total <= len(rows):
+                raise ValueError(f"{name}: {number} of {total} photos is not possible")
         finished_run.expect("source", content["source"], str)
         for photo in content["photos"]:
             for name, kind in _COLUMNS.items():
                 finished_run.expect(name, photo[name], kind)
             if photo["suggested"] not in records.labels:
                 raise ValueError(f"suggested: no class {photo['suggested']!r:.40}")
-            probabilities = [photo[f"{n}_probability"] for n in ("label", "suggested")]
-            if not 0 <= probabilities[0] <= probabilities[1] <= 1:
-                raise ValueError(f"impossible probabilities {probabilities}")
+            low, high = photo["label_probability"], photo["suggested_probability"]
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"impossible probabilities {low} and {high}")
         return {**content, "photos": list(filter(is_known, content["photos"]))}
 
     advice = "Remove it to search only the evaluated photos for wrong labels."

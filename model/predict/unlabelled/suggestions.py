@@ -116,10 +116,10 @@ class Pool:
             photos = f"{number:,} photo{'s' * (number > 1)}"
             command_line.note(f"left out: {photos}, {what}")
         if not self._kept:
-            raise DataError(
-                "--suggest: there are no photos without a label. Expected readable "
-                "photos that the records of the run do not hold"
+            text = (
+                "there are no photos without a label. Expected some, not in the records"
             )
+            raise DataError(f"--suggest: {text}")
         uncertainties, vectors, predictions = zip(*self._kept, strict=True)
         chosen = choose(
             np.array(uncertainties), np.stack(vectors), self._config.suggest

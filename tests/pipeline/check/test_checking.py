@@ -14,6 +14,7 @@ import pytest
 from pipeline.check import check_settings, checking, photo_findings
 from pipeline.images import opencv
 from pipeline.records.manifest_row import Code, ImageError
+from pipeline.sources import photo_source
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, processes
@@ -167,14 +168,14 @@ def test_a_class_that_one_given_split_lacks_is_an_error(scenes, tmp_path):
 def test_class_names_that_are_nearly_the_same_are_warned_of():
     names = ("Ants", "ants", "ant", "caf\u00e9", "cafe\u0301")
     names += ("a_b", "a-b", "a b", "A+")
-    (finding,) = photo_findings.find_misleading_names(names)
-    assert finding.severity == "warning"
-    twins = finding.meaning.partition("? ")[2].split("; ")
+    ((kind, meaning),) = photo_source.describe_names(names).items()
+    assert kind == "class names alike"
+    twins = meaning.partition("? ")[2].split("; ")
     assert twins == [
         *("Ants and ants and ant", "caf\u00e9 and cafe\u0301", "a_b and a-b and a b")
     ]
     others = ("ants", "bees", "1", "-1", "1-2", "skipped")
-    assert photo_findings.find_misleading_names(others) == []
+    assert photo_source.describe_names(others) == {}
 
 
 def test_class_names_that_mean_something_else_elsewhere_are_warned_of(
