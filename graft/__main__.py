@@ -10,7 +10,7 @@ from pipeline.system import program_name
 # Modules, as the checkout names them.
 COMMANDS = {
     "convert": ("pipeline.convert", "turn a folder of photos into records"),
-    "check": ("pipeline.check", "find broken photos, copies and mixed folders"),
+    "check": ("pipeline.check", "find damaged photos, copies and small classes"),
     "split": ("pipeline.split", "divide records again, for instance into folds"),
     "train": ("train", "train a classifier on records"),
     "evaluate": ("evaluate", "measure a run on photos that it has never seen"),
@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": ("model.serve", "classify photos on a page in the browser"),
     "export": ("model.export", "write a run as SavedModel, ONNX, LiteRT or Keras"),
     "inspect": ("model.inspect", "show what a weight file holds"),
-    "download": ("pipeline.download", "get example photos, or photos of a list"),
+    "download": ("pipeline.download", "get example photos, or those of a list"),
 }
 FIRST_STEPS = """\
 Graft turns photos into a classifier. Put them into one folder for each class, such as

@@ -1,4 +1,4 @@
-"""Lay out the wheel: the whole tree in one package, so that users' modules stay theirs.
+"""Lay out the wheel: the whole tree in one package, apart from modules of the user.
 
 The folders and files of the checkout go into graft/, and so do the names by which they
 import each other: "from pipeline import split" becomes "from graft.pipeline import".
@@ -17,7 +17,7 @@ _IMPORT = re.compile(rb"^( *)(from|import) (pipeline|model)(?=[. ])", re.MULTILI
 
 
 class WheelLayout(BuildHookInterface):
-    """Build the package graft in a folder beside, from which the wheel takes it."""
+    """Build the package graft in a temporary folder, from which the wheel takes it."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Fill the folder, unless the checkout itself is to be installed."""

@@ -1,4 +1,4 @@
-"""Train a network for epochs and keep its best weights; knows no flags and no files."""
+"""Train a network for epochs and keep its best weights, without flags and files."""
 
 import dataclasses
 import math
