@@ -117,7 +117,7 @@ class Pool:
             command_line.note(f"left out: {photos}, {what}")
         if not self._kept:
             text = (
-                "there are no photos without a label. Expected some, not in the records"
+                "there are no photos without a label. Expected some outside the records"
             )
             raise DataError(f"--suggest: {text}")
         uncertainties, vectors, predictions = zip(*self._kept, strict=True)
