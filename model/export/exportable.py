@@ -47,7 +47,7 @@ class Exportable:
             stranger scores, float32 [n]; `model` itself if the run has no such scores.
         score_model: keras.Model that computes them from the output of the layer that
             its input is named after; None if the run has no such scores.
-        of_run: the run as model.predict has it.
+        original: the run as model.predict loads it.
     """
 
     model: Any
@@ -58,7 +58,7 @@ class Exportable:
     metadata: dict[str, str]
     whole: Any
     score_model: Any
-    of_run: classifier.Classifier
+    original: classifier.Classifier
 
     @property
     def encoded_names(self) -> list[bytes]:
@@ -77,7 +77,7 @@ class Exportable:
 
     def with_scores(self, probabilities: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Return probabilities with the run's own stranger scores as a last column."""
-        _, scores = self.of_run.predict_step()(views)
+        _, scores = self.original.predict_step()(views)
         return probabilities if scores is None else np.c_[probabilities, scores]
 
 
@@ -106,7 +106,7 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
         metadata=metadata,
         whole=whole,
         score_model=score_model,
-        of_run=loaded,
+        original=loaded,
     )
 
 

@@ -83,7 +83,7 @@ def render(
     """Return the card of an exported file and of the run's others in its folder."""
     identity = run_folder.RunFolder(directory=run.directory).identity
     name, kind = exported.path.name, exported.kind
-    scorer = source.of_run.stranger_scorer
+    scorer = source.original.stranger_scorer
     section = _template("section.md").render(
         **vars(source) | vars(exported),
         name=name,

@@ -44,7 +44,7 @@ def _describe(path: Path) -> dict[str, Any]:
         "bytes": sum(file.lstat().st_size for file in files),
     }
     try:
-        return known | (_of_run(path) if is_one else _of_repeats(path))
+        return known | (_facts_of_run(path) if is_one else _facts_of_repeats(path))
     except (*finished_run.JSON_FAULTS, OSError, DataError) as error:
         return known | {"problem": str(error) or repr(error)}
 
@@ -60,7 +60,7 @@ def began_s(directory: Path) -> float:
     return min(p.lstat().st_mtime for p in directory.rglob("*.json") if p.name in names)
 
 
-def _of_run(path: Path) -> dict[str, Any]:
+def _facts_of_run(path: Path) -> dict[str, Any]:
     run = finished_run.read(str(path))
     data, digest = run.config["data"], run.manifest_digest
     layers = [str(stage["train_from"]) for stage in run.config.get("stages", ())]
@@ -89,12 +89,12 @@ def _of_run(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _of_repeats(path: Path) -> dict[str, Any]:
+def _facts_of_repeats(path: Path) -> dict[str, Any]:
     """Return the facts of runs of --seeds or --folds; of folds the pooled accuracy."""
     content = finished_run.read_json(path / run_folder.REPEATS, dict)
     names, facts = sorted(content.get("accuracy", {})), dict[str, Any]()
     if names:
-        facts = _of_run(path / Path(names[0]).name)
+        facts = _facts_of_run(path / Path(names[0]).name)
         facts["accuracy"] = float(content["mean"])
         facts.pop("accuracy_ci95", None)
     # These are not runs that could be the best.

@@ -28,7 +28,7 @@ def source():
         metadata={},
         whole=model,
         score_model=None,
-        of_run=None,
+        original=None,
     )
 
 
