@@ -75,8 +75,7 @@ def _parse_header(
     """Return type, shape, whether it is Fortran's order, and where values begin."""
     file = io.BytesIO(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # headers of Python 2
+        with warnings.catch_warnings(action="ignore"):  # of headers of Python 2
             read = _HEADERS[np.lib.format.read_magic(file)]
             shape, fortran, dtype = read(file)
     except Exception as error:  # NumPy parses Python syntax here

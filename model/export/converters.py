@@ -29,8 +29,8 @@ def require_packages(flag: str, *modules: str) -> None:
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Keep everything from stderr, where TensorFlow's C++ code writes too."""
-    with standard_error.silenced(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # parts that will move to other packages
+    # Warnings are about parts that will move to other packages.
+    with standard_error.silenced(), warnings.catch_warnings(action="ignore"):
         yield
 
 

@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from model.checkpoints import errors, other_formats
+from model.checkpoints import errors, reading
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.tensorflow import ckpt
 from model.networks import applications, registry
@@ -274,7 +274,7 @@ def _is_keras_application(known: NetworkMatch, rebuilt: NetworkMatch) -> bool:
 def _explain_no_match(candidates: Candidates, arch: str) -> str:
     """Say why a file fits no network, or not the requested one."""
     checkpoint = candidates.checkpoint
-    if kind := other_formats.describe_tensors(checkpoint.tensors):
+    if kind := reading.describe_tensors(checkpoint.tensors):
         return f"{checkpoint.where}: is {kind}. Expected a network that sees photos."
     fitting = [m.network.name for m in candidates.matches if m.num_kernels]
     advice = f" It fits {fitting[0]}." if arch and fitting else ""

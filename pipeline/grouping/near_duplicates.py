@@ -235,11 +235,11 @@ def _compare(
         )
         agreeing.append(places[useful][agree])
         alike.append(places[useful][closely & crossing[useful]])
-        roots = _join(roots, *agreeing[-1].T)
+        roots = join(roots, *agreeing[-1].T)
     return np.concatenate(agreeing), np.concatenate(alike)
 
 
-def _join(roots: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def join(roots: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return `roots`, the lowest number of each one's group, after joining groups."""
     roots = roots.copy()
     while True:

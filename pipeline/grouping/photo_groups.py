@@ -61,20 +61,13 @@ def same_files(rows: Sequence[Row]) -> list[Group]:
 
 def connect(pairs: Iterable[Sequence[int]]) -> list[Group]:
     """Return the groups that pairs of different numbers connect."""
-    parents: dict[int, int] = {}
-
-    def root(number: int) -> int:
-        while (parent := parents.setdefault(number, number)) != number:
-            parents[number] = parents[parent]  # shortens the way for the next time
-            number = parent
-        return number
-
-    for pair in pairs:
-        first, second = sorted(map(root, pair))
-        parents[second] = first
+    ends = np.array(list(pairs), np.int64).reshape(-1, 2)
+    numbers, places = np.unique(ends, return_inverse=True)
+    first, second = places.reshape(-1, 2).T
+    roots = near_duplicates.join(np.arange(len(numbers)), first, second)
     groups: dict[int, Group] = {}
-    for number in sorted(parents):
-        groups.setdefault(root(number), []).append(number)
+    for number, root in zip(numbers.tolist(), roots.tolist(), strict=True):
+        groups.setdefault(root, []).append(number)
     return list(groups.values())
 
 
