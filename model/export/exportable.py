@@ -75,11 +75,6 @@ class Exportable:
         outputs = self.whole(views, training=False)
         return outputs if isinstance(outputs, dict) else {PROBABILITIES: outputs}
 
-    def with_scores(self, probabilities: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Return probabilities with the run's own stranger scores as a last column."""
-        _, scores = self.original.predict_step()(views)
-        return probabilities if scores is None else np.c_[probabilities, scores]
-
 
 def load_run(run: finished_run.FinishedRun) -> Exportable:
     """Build the classifier from a run's weights, temperature and stranger scores."""

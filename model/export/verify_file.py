@@ -149,7 +149,10 @@ def compare(
     views = np.zeros((len(indices), spec.size_px, spec.size_px, 3), np.float32)
     rows = [heldout.rows[n] for n in indices]
     exportable.fill_views(heldout.records, rows, spec, views)
-    expected = source.with_scores(heldout.probabilities[indices], views)
+    expected = heldout.probabilities[indices]
+    _, scores = source.original.predict_step()(views)
+    if scores is not None:
+        expected = np.c_[expected, scores]
     models = []
     for signature, predictions in outputs.items():
         name = f"{target.name} {signature}".strip()

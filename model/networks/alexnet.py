@@ -3,6 +3,7 @@
 Layer names are those of the papers. The output of a layer is after its ReLU.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -88,13 +89,8 @@ def bvlc_alexnet(image: Any, num_classes: int) -> Any:
 
     In groups as on two GPUs; source: caffe/models/bvlc_alexnet/train_val.prototxt.
     """
-    x = conv(96, 11, 4, padding="valid", name="conv1")(image)
-    x = local_response_norm(x, name="norm1")
-    x = caffe_pool(x, name="pool1")
-    x = grouped_conv(x, 256, 5, groups=2, name="conv2")
-    x = local_response_norm(x, name="norm2")
-    x = caffe_pool(x, name="pool2")
-    return _from_conv3(x, num_classes)
+    steps = {"norm": local_response_norm, "pool": caffe_pool}
+    return _in_two_groups(image, num_classes, steps)
 
 
 def caffenet(image: Any, num_classes: int) -> Any:
@@ -102,17 +98,20 @@ def caffenet(image: Any, num_classes: int) -> Any:
 
     Source: caffe/models/bvlc_reference_caffenet/train_val.prototxt.
     """
+    steps = {"pool": caffe_pool, "norm": local_response_norm}
+    return _in_two_groups(image, num_classes, steps)
+
+
+def _in_two_groups(
+    image: Any, num_classes: int, steps: Mapping[str, Callable[..., Any]]
+) -> Any:
+    """Connect Caffe's layers; `steps` are those that follow conv1 and conv2."""
     x = conv(96, 11, 4, padding="valid", name="conv1")(image)
-    x = caffe_pool(x, name="pool1")
-    x = local_response_norm(x, name="norm1")
+    for name, step in steps.items():
+        x = step(x, name=f"{name}1")
     x = grouped_conv(x, 256, 5, groups=2, name="conv2")
-    x = caffe_pool(x, name="pool2")
-    x = local_response_norm(x, name="norm2")
-    return _from_conv3(x, num_classes)
-
-
-def _from_conv3(x: Any, num_classes: int) -> Any:
-    """Connect the layers from conv3 to the logits."""
+    for name, step in steps.items():
+        x = step(x, name=f"{name}2")
     x = conv(384, 3, name="conv3")(x)
     x = grouped_conv(x, 384, 3, groups=2, name="conv4")
     x = grouped_conv(x, 256, 3, groups=2, name="conv5")

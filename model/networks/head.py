@@ -93,12 +93,14 @@ def choose_pooling(
     for name in features:
         shape = network.output_shape(spec, name)
         if len(shape) != 4 and (is_several or requested in ("average", "statistics")):
+            places = network.head_positions()
+            maps = [n for n in places if len(network.output_shape(spec, n)) == 4]
             raise errors.MismatchedCheckpoint(
                 f"--features={names} --pooling={requested}: {name} of {network.name} "
                 "is not a feature map, so it cannot be pooled. Expected [height, "
                 f"width, channels], found {list(shape[1:])}. Use it alone, with "
                 "--pooling=none, or feature maps, such as "
-                f"--features={_feature_maps(network, spec)[-1]}."
+                f"--features={['', *maps][-1]}."
             )
     if is_several and requested == "none":
         raise errors.MismatchedCheckpoint(
@@ -111,12 +113,6 @@ def choose_pooling(
             return "none"
         return "statistics" if is_solved else "average"
     return requested
-
-
-def _feature_maps(network: Network, spec: InputSpec) -> list[str]:
-    """Return the positions of a head that are feature maps; [""] if there are none."""
-    names = network.head_positions()
-    return [n for n in names if len(network.output_shape(spec, n)) == 4] or [""]
 
 
 def choose_scaling(network: Network, features: Sequence[str], pooling: str) -> str:

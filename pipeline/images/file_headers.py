@@ -15,32 +15,29 @@ from pipeline.system import file_system
 MAX_PIXELS = 178_956_970
 RESIZE_MIN = 512  # pixels of the longest short side that conversion keeps
 
-_SIGNATURES = {
-    name: re.compile(signature, re.DOTALL)
-    for name, signature in {
-        "JPEG": rb"\xff\xd8",
-        "PNG": rb"\x89PNG\r\n\x1a\n",
-        "GIF": rb"GIF8",
-        "BMP": rb"BM",
-        # Some begin with a small preview that a decoder of TIFF takes for the photo.
-        "camera RAW": rb"II\*\0....(?:CR|IIII)|....ftypcrx |FUJIFILM|II(?:RO|RS|U\0)"
-        rb"|II....HEAPCCDR|MM\0\*....MMMM|MMOR|FOVb|\0MR[MI]",
-        "TIFF": rb"II[*+]\0|MM\0[*+]",
-        "WebP": rb"RIFF....WEBP",
-        "AVIF": rb"....ftyp(?:avi[fs]|mif1....(?:....){,8}?avif)",
-        "HEIC": rb"....ftyp(?:he[iv].|m[is]f1)",
-        "JPEG 2000": rb"....jP  \r\n\x87\n|\xff\x4f\xff\x51",
-        "PNM": rb"P[1-6]\s",
-        "JPEG XL": rb"\xff\x0a|....JXL \r\n\x87\n",
-        "Sun raster": rb"\x59\xa6\x6a\x95",
-        "PAM or PFM": rb"P[7Ff]\s",
-        "OpenEXR or Radiance HDR": rb"\x76\x2f\x31\x01|#\?R",
-        "Photoshop": rb"8BPS",
-        "DICOM": rb".{128}DICM",
-        "PDF": rb"%PDF",
-        "ZIP": rb"PK\x03\x04",
-        "Git LFS": file_system.LFS_POINTER,
-    }.items()
+_SIGNATURES = {  # regular expressions for the first bytes
+    "JPEG": rb"\xff\xd8",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "GIF": rb"GIF8",
+    "BMP": rb"BM",
+    # Some begin with a small preview that a decoder of TIFF takes for the photo.
+    "camera RAW": rb"II\*\0....(?:CR|IIII)|....ftypcrx |FUJIFILM|II(?:RO|RS|U\0)"
+    rb"|II....HEAPCCDR|MM\0\*....MMMM|MMOR|FOVb|\0MR[MI]",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "WebP": rb"RIFF....WEBP",
+    "AVIF": rb"....ftyp(?:avi[fs]|mif1....(?:....){,8}?avif)",
+    "HEIC": rb"....ftyp(?:he[iv].|m[is]f1)",
+    "JPEG 2000": rb"....jP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "PNM": rb"P[1-6]\s",
+    "JPEG XL": rb"\xff\x0a|....JXL \r\n\x87\n",
+    "Sun raster": rb"\x59\xa6\x6a\x95",
+    "PAM or PFM": rb"P[7Ff]\s",
+    "OpenEXR or Radiance HDR": rb"\x76\x2f\x31\x01|#\?R",
+    "Photoshop": rb"8BPS",
+    "DICOM": rb".{128}DICM",
+    "PDF": rb"%PDF",
+    "ZIP": rb"PK\x03\x04",
+    "Git LFS": file_system.LFS_POINTER,
 }
 _ENDINGS = {
     "JPEG": {"jpg", "jpeg", "jpe", "jfif", "jif"},
@@ -62,7 +59,7 @@ _NO_FILL_BYTE = re.compile(rb"[^\xff]")
 def sniff(data: bytes) -> str:
     """Return the name of a file's format by its first bytes, or "unknown"."""
     for name, signature in _SIGNATURES.items():
-        if signature.match(data):
+        if re.match(signature, data, re.DOTALL):
             return "camera RAW" if name == "TIFF" and _is_camera_raw(data) else name
     return "unknown"
 
