@@ -132,14 +132,8 @@ class HeatMaps:
             tf.reduce_sum(map_ * importance, axis=-1, keepdims=True)
             for map_, importance in zip(maps, importances, strict=True)
         ]
-        heat = tf.add_n(
-            [
-                part
-                if tuple(part.shape[1:3]) == self._size
-                else tf.image.resize(part, self._size)
-                for part in parts
-            ]
-        )
+        # A part of this size stays as it is.
+        heat = tf.add_n([tf.image.resize(part, self._size) for part in parts])
         if self._by_place:
             window = [side // _SMOOTHING | 1 for side in self._size]
             heat = tf.nn.avg_pool2d(heat, window, 1, "SAME")

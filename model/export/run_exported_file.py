@@ -150,12 +150,6 @@ def time_calls(calls: Iterator[Callable[[], object]], count: int) -> list[float]
     return seconds[_WARM_UP:]
 
 
-def _calls(classify: Classify, names: list[str]) -> Iterator[Callable[[], object]]:
-    """Yield calls with one photo each, without end."""
-    while True:
-        yield from (functools.partial(classify, [photo]) for photo in _inputs(names))
-
-
 def choose_batch(inputs: Iterable[Any]) -> tuple[list[int], list[Any]]:
     """Return indices and pixels of up to 4 photos of one size, for one call.
 
@@ -179,7 +173,10 @@ def main() -> None:
         alone = [classify([photo])[0] for photo in _inputs(call["inputs"])]
         indices, photos = choose_batch(_inputs(call["inputs"]))
         batch = classify(photos)
-        calls = _calls(classify, call["inputs"])
+        endless = itertools.chain.from_iterable(
+            map(_inputs, itertools.repeat(call["inputs"]))
+        )
+        calls = (functools.partial(classify, [photo]) for photo in endless)
         np.savez(
             call["outputs"],
             probabilities=np.array([*alone, *batch], np.float64),

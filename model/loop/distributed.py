@@ -8,7 +8,6 @@ SageMaker set it, and sum with the collective operations of tf.distribute.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -86,20 +85,15 @@ class ProcessGroup:
         first, last = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 
-    def summed_over_replicas(
-        self, function: ReplicaFunction
-    ) -> Callable[[Any, Any], Sequence[Any]]:
-        """Return a function that runs on all replicas and sums what they return.
+    def sum_over_replicas(
+        self, function: ReplicaFunction, inputs: Any, labels: Any
+    ) -> Sequence[Any]:
+        """Run a function on all replicas, and return the sums of what they return.
 
-        It takes inputs and labels of this process' share of a batch.
+        Inputs and labels are this process' share of a batch.
         """
         if self.num_replicas == 1:
-            return functools.partial(function, replica=0)
-        return functools.partial(self._run_on_replicas, function)
-
-    def _run_on_replicas(
-        self, function: ReplicaFunction, inputs: Any, labels: Any
-    ) -> list[Any]:
+            return function(inputs, labels, 0)
         number = len(self.devices)
         count = tf.shape(labels)[0]
         results = []

@@ -247,7 +247,7 @@ def train_step(
         return [*gradients, num_photos, tf.reduce_sum(hits), loss]
 
     with group.averaging(setup.statistics, labels):
-        sums = group.summed_over_replicas(backward)(inputs, labels)
+        sums = group.sum_over_replicas(backward, inputs, labels)
     *gradients, num_photos, num_hits, loss = sums
     update.batches.assign_add(1)
     if update.iter_size > 1:

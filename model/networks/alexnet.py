@@ -3,7 +3,7 @@
 Layer names are those of the papers. The output of a layer is after its ReLU.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -102,10 +102,8 @@ def caffenet(image: Any, num_classes: int) -> Any:
     return _in_two_groups(image, num_classes, steps)
 
 
-def _in_two_groups(
-    image: Any, num_classes: int, steps: Mapping[str, Callable[..., Any]]
-) -> Any:
-    """Connect Caffe's layers; `steps` are those that follow conv1 and conv2."""
+def _in_two_groups(image: Any, num_classes: int, steps: Mapping[str, Any]) -> Any:
+    """Connect Caffe's layers; `steps` are {name: layer} after conv1 and conv2."""
     x = conv(96, 11, 4, padding="valid", name="conv1")(image)
     for name, step in steps.items():
         x = step(x, name=f"{name}1")

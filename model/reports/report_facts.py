@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from model.evaluation.compare import comparison
 from model.loop import metrics
@@ -14,9 +14,6 @@ from model.training import settings
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _MAX_PATHS = 30  # listed for each reason
 _FEW_PHOTOS = 10
@@ -30,12 +27,12 @@ _STATUSES = {
 }
 
 
-def command_line(script: str, config: "DataclassInstance") -> str:
+def command_line(script: str, config: Any) -> str:
     """Return the command with these settings, without those at their default."""
     return shlex.join(["python", script, *_flags(config)])
 
 
-def _flags(config: "DataclassInstance") -> list[str]:
+def _flags(config: Any) -> list[str]:
     words: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -177,9 +177,7 @@ def _find_head_position(weights: named_weights.Weights) -> head.HeadPosition | N
         return head.HeadPosition.from_json(metadata)
     path = path.with_name(run_folder.CONFIG_NAME)
     try:
-        found: head.HeadPosition | None
-        found = finished_run.read_json(path, head.HeadPosition.from_json)
-        return found
+        return finished_run.read_json(path, head.HeadPosition.from_json)
     except run_folder.RunError:
         return None  # the file was moved, or the folder is not a run
 

@@ -70,8 +70,11 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
     num_shards, entries = 0, {}
     for key, value in _read_table(index.read_bytes(), prefix):
         message = Wire(value, str(index))
-        if not key:
-            num_shards = _parse_num_shards(message, prefix)
+        if not key:  # a BundleHeaderProto
+            fields = message.by_number()
+            if 2 in fields and fields[2].value:
+                raise unreadable(prefix, "written on a big-endian machine")
+            num_shards = fields[1].value if 1 in fields else 0
         elif not key.startswith(b"\0"):  # parts of sliced variables, by ordered codes
             entries[key.decode("utf-8", "replace")] = _parse_entry(message, prefix)
         if len(entries) > _MAX_ENTRIES:
@@ -82,14 +85,6 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
         if entry.shard >= num_shards:
             raise unreadable(prefix, f"{name[:80]} in data file {entry.shard}")
     return num_shards, entries
-
-
-def _parse_num_shards(message: Wire, prefix: Path) -> int:
-    """Return the number of data files in a BundleHeaderProto."""
-    fields = message.by_number()
-    if 2 in fields and fields[2].value:
-        raise unreadable(prefix, "written on a big-endian machine")
-    return fields[1].value if 1 in fields else 0
 
 
 def _parse_entry(message: Wire, prefix: Path) -> Entry:

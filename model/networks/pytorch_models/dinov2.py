@@ -48,23 +48,18 @@ def _connect(image: Any, *, channels: int) -> Any:
     x = keras.layers.Add(name="embedding")([x, positions])
     for number in range(NUM_BLOCKS - 1):
         x = _block(x, name=f"block{number}")
-    x = _block(_show_map(x, side // PATCH_PX), name=f"block{NUM_BLOCKS - 1}")
+    # The last place where the patches still affect the class token. They pass through a
+    # map there, for Grad-CAM.
+    side //= PATCH_PX
+    patches = keras.layers.Reshape((side, side, channels), name="patch_map")(x[:, 1:])
+    patches = keras.layers.Identity(name="patches_seen")(patches)
+    patches = keras.layers.Reshape((side * side, channels), name="patch_list")(patches)
+    x = keras.layers.Concatenate(axis=1, name="tokens_seen")([x[:, :1], patches])
+    x = _block(x, name=f"block{NUM_BLOCKS - 1}")
     x = layer_norm(name="norm")(x)
     mean = keras.ops.mean(x[:, 1:], axis=1)
     x = keras.layers.Concatenate(name="class_and_patch_features")([x[:, 0], mean])
     return keras.layers.Identity(name="class_features")(x[:, :channels])
-
-
-def _show_map(x: Any, side: int) -> Any:
-    """Return the same tokens; those of patches pass through a map, for Grad-CAM.
-
-    This is the last place where the patches still affect the class token.
-    """
-    channels = x.shape[-1]
-    patches = keras.layers.Reshape((side, side, channels), name="patch_map")(x[:, 1:])
-    patches = keras.layers.Identity(name="patches_seen")(patches)
-    patches = keras.layers.Reshape((side * side, channels), name="patch_list")(patches)
-    return keras.layers.Concatenate(axis=1, name="tokens_seen")([x[:, :1], patches])
 
 
 def _block(x: Any, *, name: str) -> Any:
