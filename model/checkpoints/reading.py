@@ -207,34 +207,43 @@ def _read_zip(path: Path, keras_config: str) -> Checkpoint:
 def _read_keras_zip(path: Path) -> Checkpoint:
     """Read a model file of Keras 3 (.keras), of which only a few members are read.
 
-    Metadata are the version of Keras, and what a file that Graft wrote says about
-    itself. Source: keras/src/saving/saving_lib.py.
+    Source: keras/src/saving/saving_lib.py.
     """
     with file_system.scratch_folder() as folder:
         weights = folder / _WEIGHTS
-        with bounds.open_zip(path) as file:
-            members = {info.filename: info for info in file.infolist()}
-            for name in (_CONFIG, _METADATA, _WEIGHTS):
-                if name not in members:
-                    raise errors.UnknownFormat(
-                        f"{path}: a zip file, but not of a Keras model (no {name})"
-                    )
-            names = (_CONFIG, _METADATA, OWN_MEMBER)
-            infos = [members[name] for name in names if name in members]
-            bounds.check_zip_members(infos, path, max_bytes=_MAX_TEXT_BYTES)
-            limit = isolated_h5.limit_for(path.stat().st_size)
-            bounds.check_zip_members([members[_WEIGHTS]], path, max_bytes=limit)
-            config, of_keras, *own = (bounds.read_zip_member(file, i) for i in infos)
-            text = config.decode()
-            with file.open(_WEIGHTS) as source, weights.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-        metadata = parse_metadata(b"".join(own), str(path))
-        version = parse_dict(of_keras, str(path), _METADATA).get("keras_version")
-        if isinstance(version, str) and version.isprintable() and len(version) <= 50:
-            metadata.setdefault("keras_version", version)
-        hdf5 = isolated_h5.read(weights, where=f"{path}:{_WEIGHTS}")
-    content = h5.interpret(hdf5, keras_config=text)
+        config, metadata = _unpack_keras_zip(path, weights)
+        where = f"{path}:{_WEIGHTS}"
+        hdf5 = isolated_h5.read(weights, where=where)
+    content = h5.interpret(hdf5, keras_config=config)
     return dataclasses.replace(content, format="Keras 3 model", metadata=metadata)
+
+
+def _unpack_keras_zip(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
+    """Write the HDF5 file inside a model file to `weights`.
+
+    Return the JSON text of the model's configuration, and metadata: the version of
+    Keras and what a file that Graft wrote says about itself.
+    """
+    with bounds.open_zip(path) as file:
+        members = {info.filename: info for info in file.infolist()}
+        for name in (_CONFIG, _METADATA, _WEIGHTS):
+            if name not in members:
+                raise errors.UnknownFormat(
+                    f"{path}: a zip file, but not of a Keras model (no {name})"
+                )
+        infos = [members[n] for n in (_CONFIG, _METADATA, OWN_MEMBER) if n in members]
+        bounds.check_zip_members(infos, path, max_bytes=_MAX_TEXT_BYTES)
+        limit = isolated_h5.limit_for(path.stat().st_size)
+        bounds.check_zip_members([members[_WEIGHTS]], path, max_bytes=limit)
+        config, of_keras, *own = (bounds.read_zip_member(file, info) for info in infos)
+        text = config.decode()
+        with file.open(_WEIGHTS) as source, weights.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    metadata = parse_metadata(b"".join(own), str(path))
+    version = parse_dict(of_keras, str(path), _METADATA).get("keras_version")
+    if isinstance(version, str) and version.isprintable() and len(version) <= 50:
+        metadata.setdefault("keras_version", version)
+    return text, metadata
 
 
 def _read_zipped_model(path: Path, keras_config: str) -> Checkpoint:

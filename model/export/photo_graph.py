@@ -128,9 +128,8 @@ def _jpeg_window(encoded: Any, spec: InputSpec, resize_min: int) -> Any:
 
     def encode_again() -> Any:
         # Decoding can halve a JPEG at no cost; record_image does the same.
-        halves = tf.add_n(
-            [tf.cast(short_side // n >= limit, "int32") for n in (2, 4, 8)]
-        )
+        can_halve = [tf.cast(short_side // n >= limit, "int32") for n in (2, 4, 8)]
+        halves = tf.add_n(can_halve)
         decode = functools.partial(
             tf.io.decode_jpeg, encoded, channels=3, dct_method="INTEGER_ACCURATE"
         )

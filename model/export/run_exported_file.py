@@ -110,12 +110,7 @@ def _keras(request: Request, _: str) -> tuple[Classify, list[str]]:
     return classify, _lines(Path(request["labels"]).read_bytes())
 
 
-_KINDS = {
-    "saved_model": _saved_model,
-    "onnx": _onnx,
-    "litert": _litert,
-    "keras": _keras,
-}
+_KINDS = dict(saved_model=_saved_model, onnx=_onnx, litert=_litert, keras=_keras)
 
 
 def _joined(outputs: dict[str, Any]) -> np.ndarray:

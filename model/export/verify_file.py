@@ -192,9 +192,8 @@ def accuracy(
     with file_system.scratch_folder() as folder:
         inputs = {"": _write_inputs("views", heldout, range(count), spec, folder)}
         predictions = predict(target, inputs, folder, count)[""]
-    return heldout.accuracy(
-        predictions.probabilities[:count, : len(target.class_names)]
-    )
+    probabilities = predictions.probabilities[:count, : len(target.class_names)]
+    return heldout.accuracy(probabilities)
 
 
 def _write_inputs(

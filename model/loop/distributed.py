@@ -100,9 +100,8 @@ class ProcessGroup:
         for place, device in enumerate(self.devices):
             part = slice(count * place // number, count * (place + 1) // number)
             with tf.device(device):
-                tensors = function(
-                    inputs[part], labels[part], self.rank * number + place
-                )
+                replica = self.rank * number + place
+                tensors = function(inputs[part], labels[part], replica)
                 # A small batch may leave nothing for a replica, whose mean is NaN.
                 has_photos = tf.shape(labels[part])[0] > 0
                 results.append(

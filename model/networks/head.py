@@ -150,9 +150,8 @@ def describe(features: Sequence[str], pooling: str, scaling: str = "none") -> st
     if scaling == "none":
         return text
     each = " each" * (scaling == "length_per_layer")
-    return (
-        "square roots of " * (scaling == "roots") + f"{text},{each} scaled to length 1"
-    )
+    roots = "square roots of " * (scaling == "roots")
+    return f"{roots}{text},{each} scaled to length 1"
 
 
 def num_features(

@@ -78,9 +78,8 @@ def look_up(x: Any, num_rows: int, *, name: str, initializer: Any = "zeros") -> 
     if num_rows > 1:
         # Not a sum, which TensorFlow Lite's converter takes for a bias, of integers.
         numbers = keras.ops.maximum(numbers, np.arange(num_rows, dtype=np.int32))
-    return keras.layers.Embedding(num_rows, x.shape[-1], initializer, name=name)(
-        numbers
-    )
+    table = keras.layers.Embedding(num_rows, x.shape[-1], initializer, name=name)
+    return table(numbers)
 
 
 def layer_scale(x: Any, *, initial: float, name: str) -> Any:
@@ -127,9 +126,7 @@ def weights(layer: Any) -> dict[str, Any]:
 
     The state of random numbers is not a weight.
     """
-    named = {
-        path_of(variable).partition("/")[2]: variable for variable in layer.weights
-    }
+    named = {path_of(v).partition("/")[2]: v for v in layer.weights}
     return {n: v for n, v in named.items() if not n.endswith(RANDOM_STATE)}
 
 

@@ -68,10 +68,7 @@ class Drawings:
             ):
                 bins = calibration[name]
                 rows = [row for row in bins if row["num_examples"]]
-                points = [
-                    [r["confidence"] for r in rows],
-                    [r["accuracy"] for r in rows],
-                ]
+                points = [[r[n] for r in rows] for n in ("confidence", "accuracy")]
                 counts = [row["num_examples"] for row in bins]
                 edges = [bins[0]["low"], *(row["high"] for row in bins)]
                 style = {"color": colour, "label": label}

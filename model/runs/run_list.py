@@ -75,10 +75,8 @@ def _facts_of_run(path: Path) -> dict[str, Any]:
     if (path / "metrics.jsonl").exists():
         losses = [result["validation_loss"] for result in run.results()]
         facts["validation_loss"] = min(filter(math.isfinite, losses), default=None)
-    evaluation, model = (
-        run.evaluation_path("test", digest),
-        path / run_folder.MODEL_NAME,
-    )
+    evaluation = run.evaluation_path("test", digest)
+    model = path / run_folder.MODEL_NAME
     if evaluation.exists():
         figures = finished_run.read_json(evaluation, dict, "Evaluate the run again.")
         # Copying may reverse these times. Only then is a large model read.

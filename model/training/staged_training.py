@@ -89,11 +89,8 @@ class StagedTraining:
     def _prepare_training(
         self, stage: stages.Stage
     ) -> training_loop.StepwiseTraining | head_solver.HeadSolver:
-        options: dict[str, Any] = {
-            "best": self.best,
-            "stage": stage.name,
-            "first_epoch": len(self.results),
-        }
+        options: dict[str, Any] = {"best": self.best, "stage": stage.name}
+        options["first_epoch"] = len(self.results)
         if stage.is_solved:
             return head_solver.HeadSolver(
                 *(self._tail, self._loss(stage), self._cached_features(stage)),

@@ -125,12 +125,10 @@ def prepare(
         setup, config.precision, start.network, start.spec, start.features[-1]
     )
     if config.compare == "scratch":
+        scratch = directory / SCRATCH
+        file_system.refuse_link(scratch)
         random = dataclasses.replace(start, restored=None, weights=None)
-        starts = {
-            "pretrained": (directory, start),
-            SCRATCH: (directory / SCRATCH, random),
-        }
-        file_system.refuse_link(directory / SCRATCH)
+        starts = {"pretrained": (directory, start), SCRATCH: (scratch, random)}
     numbers = {"num_classes": len(records.class_names)}
     numbers["num_training"] = len(records.included("train"))
     writes = writes and setup.process_group.is_chief

@@ -186,9 +186,8 @@ def _count_matches(
     if naming.is_automatic and num_others:
         num_kernels = 0  # other networks have the same names
     num_missing = sum(map(len, shapes.values())) - num_tensors
-    return NetworkMatch(
-        checkpoint, network, naming, num_kernels, num_tensors, num_missing
-    )
+    counts = num_kernels, num_tensors, num_missing
+    return NetworkMatch(checkpoint, network, naming, *counts)
 
 
 def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:

@@ -74,9 +74,7 @@ def _read_cached(path: Path) -> Checkpoint:
         )
     expected = metadata.pop(_DIGEST, None)
     if expected is None:
-        command_line.log(
-            f"note: {path}: written by an earlier version, without a checksum"
-        )
+        command_line.note(f"{path}: written by an earlier version, without a checksum")
     elif expected != _digest(checkpoint):
         raise errors.CorruptCheckpoint(
             f"{path}: is damaged (wrong SHA-256). Remove the file and run again"

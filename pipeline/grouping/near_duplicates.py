@@ -60,9 +60,8 @@ class NearDuplicates:
         proposed = self.proposed
         proposed = proposed[stays[proposed["first"]] & stays[proposed["second"]]]
         agreeing, _ = _compare(proposed, self.thumbnails)
-        return dataclasses.replace(
-            self, pairs=self.indices[agreeing], proposed=proposed
-        )
+        pairs = self.indices[agreeing]
+        return dataclasses.replace(self, pairs=pairs, proposed=proposed)
 
 
 def search(
@@ -194,9 +193,8 @@ def _pairs(
     ends = starts[1] + counts[1]
     nearest = np.searchsorted(values, sought) - _NEAREST // 2
     begin = np.maximum(np.minimum(nearest, (ends - _NEAREST)[pair]), starts[1][pair])
-    first, second = perceptual_hash.expand(
-        begin, np.minimum(ends[pair] - begin, _NEAREST)
-    )
+    sizes = np.minimum(ends[pair] - begin, _NEAREST)
+    first, second = perceptual_hash.expand(begin, sizes)
     turn, bits = close.orientations[pair[first]], close.distances[pair[first]]
     pairs.append(_as_pairs(order[places[first]], order[second], turn, bits))
     joined = np.concatenate(pairs)

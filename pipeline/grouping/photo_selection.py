@@ -149,9 +149,7 @@ def place_given(
 
 def open_shares(source: Source, shares: Mapping[str, float]) -> dict[str, float]:
     """Return the shares of the splits that the source does not give; 0 for others."""
-    return {
-        name: 0 if name in source.given else share for name, share in shares.items()
-    }
+    return {n: 0 if n in source.given else share for n, share in shares.items()}
 
 
 def describe_given(source: Source, shares: Mapping[str, float]) -> list[str]:

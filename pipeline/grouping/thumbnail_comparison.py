@@ -27,9 +27,7 @@ _GREY = 6
 _LUMA = np.array([0.114, 0.587, 0.299], np.float32)
 AT_ONCE = 128  # thumbnails or pairs, whose float32 copies take 12 KB each
 # Matrix that takes the means of neighbours, weighted 1, 2, 1.
-_NEIGHBOURS = np.add.reduce(
-    [np.eye(SIDE, k=k, dtype=np.float32) for k in (-1, 0, 0, 1)]
-)
+_NEIGHBOURS = np.sum([np.eye(SIDE, k=k, dtype=np.float32) for k in (-1, 0, 0, 1)], 0)
 _MEANS = _NEIGHBOURS / _NEIGHBOURS.sum(axis=1, keepdims=True)
 # Indices of two thumbnails, how the first is turned, bits between their hashes.
 PAIR = np.dtype([("first", "<i8"), ("second", "<i8"), ("turn", "i1"), ("bits", "i1")])

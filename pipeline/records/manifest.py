@@ -64,9 +64,7 @@ class Tally:
         has_others = any(self.others[column] for column in columns)
         others = [("(no class)", self.others)] if has_others else []
         counters = (*self.classes.items(), *others, ("total", self.total()))
-        return [
-            (name, *(count[column] for column in columns)) for name, count in counters
-        ]
+        return [(name, *map(count.__getitem__, columns)) for name, count in counters]
 
     def total(self) -> collections.Counter[str]:
         """Return the counts of all classes and other files together."""

@@ -82,12 +82,8 @@ class Source:
     def settings(self) -> dict[str, Any]:
         """What a data set stores of its source; nothing for class folders."""
         kind = "" if self.kind == "class folders" else self.kind
-        settings = {
-            "source": kind,
-            "layout": self.layout,
-            "given_splits": [*self.given],
-        }
-        return {name: value for name, value in settings.items() if value}
+        facts = {"source": kind, "layout": self.layout, "given_splits": [*self.given]}
+        return {name: value for name, value in facts.items() if value}
 
 
 def check(source: Source) -> Source:

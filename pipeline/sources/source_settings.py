@@ -8,10 +8,9 @@ from pipeline.sources import folder_layout
 from pipeline.sources.lists import listed_photos, photo_csv
 from pipeline.system import config_flags
 
-_source = functools.partial(
-    config_flags.setting, "", group="Labels and splits", basic=True
-)
-_decoding = functools.partial(config_flags.setting, group="Decoding", basic=True)
+_setting = functools.partial(config_flags.setting, basic=True)
+_source = functools.partial(_setting, "", group="Labels and splits")
+_decoding = functools.partial(_setting, group="Decoding")
 
 # Each of these functions makes the field of one setting.
 max_pixels = functools.partial(

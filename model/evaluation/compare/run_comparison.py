@@ -89,9 +89,8 @@ def _compare_on_unseen(
         advice = "Compare on other photos: --data=FOLDER --another_dataset"
         raise DataError(f"{'; '.join(scope)}. {advice}")
     manifest.check_files(records)
-    path = next(iter(runs.values())).evaluation_path(
-        f"compare-{data.name}", records.digest
-    )
+    first = next(iter(runs.values()))
+    path = first.evaluation_path(f"compare-{data.name}", records.digest)
     file_system.prepare_folder(path.parent)
     known = [name for run in runs.values() for name in run.class_names]
     names = tuple(dict.fromkeys((*records.class_names, *known)))

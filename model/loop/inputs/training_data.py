@@ -177,9 +177,8 @@ def compute_features(
     `cache_dir` is the folder of all caches; feature_cache.identity_of has `identity`.
     """
     rows, needed = photos_per_view(records, num_views)
-    images = image_batches.Images(
-        records, rows, spec, batch_size=feature_cache.BATCH_SIZE
-    )
+    size = feature_cache.BATCH_SIZE
+    images = image_batches.Images(records, rows, spec, batch_size=size)
     return feature_cache.extract(
         trunk, images, needed, cache_dir=cache_dir, identity=identity
     )

@@ -35,15 +35,13 @@ def parse_lists(names: str) -> list[tuple[str, str]]:
     Without `train=` and the like, a word of the file's name gives the split. Without
     such a word, a single file gives no split, ""; one of several is a ValueError.
     """
-    list_files = []
+    list_files, known = [], photo_source.SPLIT_OF
     items = [name.strip() for name in names.split(",") if name.strip()]
     for name in items:
         word, _, rest = name.partition("=")
-        split = photo_source.SPLIT_OF.get(word.lower()) if rest else None
+        split = known.get(word.lower()) if rest else None
         path = rest if split else name
-        split = split or folder_layout.likely_split(
-            Path(name).stem, photo_source.SPLIT_OF
-        )
+        split = split or folder_layout.likely_split(Path(name).stem, known)
         if not split and len(items) > 1:
             raise ValueError(
                 f"--lists: the name of {name} does not give its split. Name the "
