@@ -117,11 +117,10 @@ def evaluate_run(
     start = time.perf_counter()
     model = run.load_model()
     loaded = time.perf_counter()
-    predictions = evaluate_split(
-        model, data, run.spec, config, class_names=run.class_names
-    )
+    names = run.class_names
+    predictions = evaluate_split(model, data, run.spec, config, class_names=names)
     predicting_s = time.perf_counter() - loaded
-    known = {name: label for label, name in enumerate(run.class_names)}
+    known = {name: label for label, name in enumerate(names)}
     labels = np.array([known.get(name, -1) for name in records.class_names])
     predictions = dataclasses.replace(
         predictions, labels=labels[predictions.labels], temperature=run.temperature

@@ -174,12 +174,8 @@ def stated_spec(spec: InputSpec, tensors: Mapping[str, np.ndarray]) -> InputSpec
 def _connect(builder: str, image: Any, num_classes: int) -> Any:
     """Connect the layers that follow the preparation of pixels in Keras' model."""
     start = keras.Input(image.shape[1:])
-    model = getattr(keras.applications, builder)(
-        input_tensor=start,
-        weights=None,
-        classes=num_classes,
-        classifier_activation=None,
-    )
+    options = dict(weights=None, classes=num_classes, classifier_activation=None)
+    model = getattr(keras.applications, builder)(input_tensor=start, **options)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Rescaling | keras.layers.Normalization):
             start = layer.output

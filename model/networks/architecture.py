@@ -277,11 +277,10 @@ class _Description:
     @functools.cached_property
     def preparation(self) -> frozenset[str]:
         """Layers before the first one with weights."""
-        return frozenset(
-            itertools.takewhile(
-                lambda n: not layers.weights(self.layers[n]), self.layers
-            )
+        below = itertools.takewhile(
+            lambda name: not layers.weights(self.layers[name]), self.layers
         )
+        return frozenset(below)
 
     @functools.cached_property
     def variable_shapes(self) -> _Shapes:

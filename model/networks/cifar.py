@@ -1,5 +1,6 @@
 """Three small networks for the 32 x 32 photos of CIFAR-10."""
 
+import functools
 from typing import Any
 
 import keras
@@ -7,23 +8,15 @@ import keras
 from model.networks.layers import caffe_pool, conv, dense, dropout
 from pipeline.batches.input_spec import InputSpec
 
+_input = functools.partial(InputSpec, size_px=32, short_side_px=32, resize="squash")
 # Mean colour of CIFAR-10's training photos. Caffe subtracts a mean image instead, which
 # its weight files do not contain. Source: Krizhevsky 2009 (data set).
-QUICK_INPUT = InputSpec(
-    size_px=32,
-    short_side_px=32,
-    resize="squash",
+QUICK_INPUT = _input(
     mean=(125.307, 122.950, 113.865),
     source="assumed: CIFAR-10's mean colour; better with Caffe's mean file as --mean",
 )
 # Source: keras/examples/cifar10_cnn.py.
-CIFAR_CNN_INPUT = InputSpec(
-    size_px=32,
-    short_side_px=32,
-    resize="squash",
-    scale=255.0,
-    source="Keras: RGB / 255",
-)
+CIFAR_CNN_INPUT = _input(scale=255.0, source="Keras: RGB / 255")
 
 
 def cifar10_quick(image: Any, num_classes: int) -> Any:

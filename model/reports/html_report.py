@@ -124,18 +124,16 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     has_metrics = (run.directory / "metrics.jsonl").exists()
     has_ledger = (run.directory / "ledger.json").exists()
     confidence = evaluation.predictions.probabilities().max(axis=1)
+    coverage = figures["coverage"]
+    share = figures["effective_examples"] / figures["num_examples"]
     return {
         "figures": figures,
         "title": f"{figures['run']}: {text_report.split_in_words(figures)}",
         "split_name": text_report.split_in_words(figures),
         "fold_lines": text_report.folds_in_words(figures),
         "reliability": drawings.reliability(figures["calibration"]),
-        "coverage": drawings.coverage(figures["coverage"]),
-        "coverage_table": text_report.coverage_table(
-            figures["coverage"],
-            confidence,
-            figures["effective_examples"] / figures["num_examples"],
-        ),
+        "coverage": drawings.coverage(coverage),
+        "coverage_table": text_report.coverage_table(coverage, confidence, share),
         "remarks": [
             *comparison.groups_in_words(figures),
             *text_report.precision_in_words(figures),

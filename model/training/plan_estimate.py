@@ -145,10 +145,9 @@ class _StageTimer:
             model = trunk_and_tail.join(self._trunk, self._tail)
             photos = self._network.photos(stage)
             epochs = itertools.count()
-            training = itertools.chain.from_iterable(map(photos.training, epochs))
-            validation = itertools.chain.from_iterable(
-                photos.validation() for _ in epochs
-            )
+            joined = itertools.chain.from_iterable
+            training = joined(map(photos.training, epochs))
+            validation = joined(photos.validation() for _ in epochs)
             validation_size = min(size, num_validation)
         step = train_step.TrainStep(model, self._network.learning_setup(stage, model))
         batch_s, waiting_s = self._seconds_each(
@@ -207,10 +206,9 @@ class _StageTimer:
         run = feature_cache.as_stored(self._trunk, dtype)
         views = crop_and_resize.central_views(images.sizes, spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
+        batches = images.run(order, views)
         batch_s, _ = self._seconds_each(
-            images.run(order, views),
-            lambda batch: run(batch["image"]).numpy(),
-            missing / size,
+            batches, lambda batch: run(batch["image"]).numpy(), missing / size
         )
         return missing, missing / size * batch_s, in_memory
 

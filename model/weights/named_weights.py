@@ -170,11 +170,9 @@ def _fill(source: Download | Packaged, path: Path) -> None:
             f"note: no hash of {source.url} is known. The hash of this download is "
             f"kept in {record}; another file will be refused"
         )
-    metadata = weight_file.describe(restored.network.name, restored.spec) | {
-        "variant": source.variant,
-        "source": origin,
-        "source_digest": checkpoint.digest(),
-    }
+    metadata = weight_file.describe(restored.network.name, restored.spec)
+    metadata |= {"variant": source.variant, "source": origin}
+    metadata["source_digest"] = checkpoint.digest()
     arrays = restored.arrays()
     content = Checkpoint(tensors=arrays, format="", metadata=metadata)
     metadata[_DIGEST] = _digest(content)

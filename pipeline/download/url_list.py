@@ -24,7 +24,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -209,12 +209,8 @@ def download_all(
         retries=_RETRIES, backoff_s=backoff_s, connections=config.workers
     )
     session.max_redirects = _MAX_REDIRECTS
-    receive = functools.partial(
-        http_file.download_bytes,
-        session=session,
-        max_bytes=max_bytes,
-        timeout_s=timeout_s,
-    )
+    limits: dict[str, Any] = {"max_bytes": max_bytes, "timeout_s": timeout_s}
+    receive = functools.partial(http_file.download_bytes, session=session, **limits)
     try:
         with session, command_line.progress(len(photos), "photo", "fetch") as bar:
             while True:

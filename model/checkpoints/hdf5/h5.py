@@ -284,9 +284,7 @@ def _numbered(
     if kind == "batch_normalization":
         switches = {"gamma": "scale", "beta": "center"}
         names = tuple(
-            name
-            for name in _NORMALIZATION
-            if options.get(switches.get(name, "")) is not False
+            n for n in _NORMALIZATION if options.get(switches.get(n, "")) is not False
         )
         return names if len(names) == len(shapes) else None
     ranks = [len(shape) for shape in shapes]

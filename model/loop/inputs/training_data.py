@@ -31,11 +31,7 @@ class Photos:
         self.batch_size = batch_size
         self._photos = records.included("train")
         self._training = image_batches.Training(
-            records,
-            spec,
-            batch_size=batch_size,
-            share=process_group.share,
-            **options,
+            records, spec, batch_size=batch_size, share=process_group.share, **options
         )
         self._images = functools.partial(
             image_batches.Images, records, spec=spec, batch_size=batch_size

@@ -88,17 +88,14 @@ def _as_network(graph: Graph) -> architecture.Network:
     if _prepares_pixels(graph):
         scale = 1.0
         source = "stated by the file, whose first layers prepare pixels of 0 to 255"
+    spec = InputSpec(
+        size_px=side, short_side_px=side, resize="squash", scale=scale, source=source
+    )
     graph, ending = _end_in_logits(graph)
     network = architecture.Network(
         name=name_of(graph.name),
         connect=functools.partial(_connect, graph, ending == "one logit"),
-        input_spec=InputSpec(
-            size_px=side,
-            short_side_px=side,
-            resize="squash",
-            scale=scale,
-            source=source,
-        ),
+        input_spec=spec,
         features=(),
         is_classifier=False,
     )

@@ -137,14 +137,11 @@ def _head_inputs(network: staged_training.StagedTraining) -> list[tuple[Any, Any
     stage = network.stages[0]
     plan, source = stage.plan, network.training.source
     tail = network.training.model
-    is_head = network.stage is stage and plan.cut == plan.features[-1]
+    last = plan.features[-1]
+    is_head = network.stage is stage and plan.cut == last
     if not (is_head and isinstance(source, training_data.CachedFeatures)):
         plan = dataclasses.replace(
-            plan,
-            train_from=head.FINAL_LAYER,
-            cut=plan.features[-1],
-            frozen=frozenset(),
-            hidden=0,
+            plan, train_from=head.FINAL_LAYER, cut=last, frozen=frozenset(), hidden=0
         )
         stage = dataclasses.replace(stage, plan=plan)
         trunk, tail = network.build(stage)
