@@ -81,10 +81,7 @@ def compare(config: Config) -> dict[str, Any]:
 
 def main(typed: dict[str, Any]) -> None:
     """Evaluate or compare as the flags say."""
-    data = typed.get("data", "")
-    is_unsplit = data and not Path(data, manifest.HEAD_NAME).exists()
-    default = {"split": "all"} if "ckpt" in typed or is_unsplit else {}
-    config = config_flags.build(Config, default | typed)
+    config = settings(typed)
     if config.list:
         from model.runs import run_list
 
@@ -107,6 +104,19 @@ def main(typed: dict[str, Any]) -> None:
         return
     figures = evaluate(config)
     command_line.say(text_report.evaluation(figures))
+    check_gates(figures, config)
+
+
+def settings(typed: dict[str, Any]) -> Config:
+    """Return the settings of flags; all photos count where none were held out."""
+    data = typed.get("data", "")
+    is_unsplit = data and not Path(data, manifest.HEAD_NAME).exists()
+    default = {"split": "all"} if "ckpt" in typed or is_unsplit else {}
+    return config_flags.build(Config, default | typed)
+
+
+def check_gates(figures: dict[str, Any], config: Config) -> None:
+    """Raise DataError if a figure is lower than the settings demand."""
     for gate, name in GATES.items():
         value, least = figures[name.replace(" ", "_")], getattr(config, gate)
         if value < least:

@@ -9,6 +9,7 @@ frozen and only a new final layer trains; --train_from trains deeper layers too.
 
 import pipeline.start  # noqa: F401 # isort: skip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +23,64 @@ def main(typed: dict[str, Any]) -> None:
     action = config_flags.build(settings.Action, typed)
     run_dir = settings.run_to_resume(typed)
     configs = recipe.combinations(typed)
-    config = configs[0]
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-    from model.loop import distributed
-    from model.runs import run_folder
-    from model.training import learning_rate_finder, plan_estimate, train_run
-    from model.training.repeats import repeated_runs
+    from model.training import learning_rate_finder, plan_estimate
 
-    rank, num_processes = distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
     if run_dir:
-        is_repeated = (run_dir / run_folder.REPEATS).exists()
-        resume = repeated_runs.resume if is_repeated else train_run.resume
-        report(resume(run_dir), rank)
+        report(resume(run_dir))
     elif action.plan:
         command_line.say(plan_estimate.plan(*configs))
     elif action.find_rate:
-        learning_rate_finder.find_rate(config)
-    elif num_processes > 1 and (len(configs) > 1 or config.seeds > 1 or config.folds):
+        learning_rate_finder.find_rate(configs[0])
+    else:
+        report(train(configs))
+
+
+def resume(run_dir: Path) -> Path:
+    """Continue a stopped training of one run or several; return its folder."""
+    from model.runs import run_folder
+    from model.training import train_run
+    from model.training.repeats import repeated_runs
+
+    is_repeated = (run_dir / run_folder.REPEATS).exists()
+    return (repeated_runs.resume if is_repeated else train_run.resume)(run_dir)
+
+
+def train(configs: Sequence[settings.Config]) -> Path:
+    """Train one network, or the best of several; return the folder of its run or runs.
+
+    `configs` are a result of recipe.combinations.
+    """
+    from model.training import train_run
+    from model.training.repeats import repeated_runs
+
+    config = configs[0]
+    is_repeated = config.seeds > 1 or config.folds > 0
+    if (len(configs) > 1 or is_repeated) and _rank_and_size()[1] > 1:
         raise UsageError(
             "--seeds, --folds and several networks: several processes (TF_CONFIG) can "
             "only train one run. Start a training for each seed, fold or network."
         )
-    elif len(configs) > 1:
-        report(repeated_runs.choose_network(*configs), rank)
-    elif config.seeds > 1 or config.folds:
-        report(repeated_runs.repeat(config), rank)
-    else:
-        report(train_run.train(config), rank)
+    if len(configs) > 1:
+        return repeated_runs.choose_network(*configs)
+    return repeated_runs.repeat(config) if is_repeated else train_run.train(config)
 
 
-def report(directory: Path, rank: int) -> None:
+def _rank_and_size() -> tuple[int, int]:
+    from model.loop import distributed
+
+    return distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
+
+
+def report(directory: Path) -> None:
     """Print the folder of a run and its best epoch, in the first process only."""
     from model.runs import finished_run, run_folder
     from model.training import train_run
 
     if (directory / run_folder.REPEATS).exists():
         command_line.say(f"runs: {run_folder.shown(directory)}")
-    elif rank == 0:
+    elif _rank_and_size()[0] == 0:
         for folder in (directory, directory / train_run.SCRATCH):
             if run_folder.is_run(folder):
                 name = f"{folder.name}: " * (folder != directory)

@@ -14,6 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDERS = ("pipeline", "model", "graft", "recipes")
 COMMANDS = ("train.py", "evaluate.py")
 _IMPORT = re.compile(rb"^( *)(from|import) (pipeline|model)(?=[. ])", re.MULTILINE)
+_IMPORT_COMMAND = re.compile(rb"^( *)import (train|evaluate) as", re.MULTILINE)
 
 
 class WheelLayout(BuildHookInterface):
@@ -37,7 +38,9 @@ class WheelLayout(BuildHookInterface):
         for name in COMMANDS:
             shutil.copy(root / name, commands)
         for module in package.rglob("*.py"):
-            module.write_bytes(_IMPORT.sub(rb"\1\2 graft.\3", module.read_bytes()))
+            text = _IMPORT.sub(rb"\1\2 graft.\3", module.read_bytes())
+            text = _IMPORT_COMMAND.sub(rb"\1import graft.commands.\2 as", text)
+            module.write_bytes(text)
         build_data["force_include"][str(package)] = "graft"
 
     def finalize(self, version: str, build_data: dict[str, Any], wheel: str) -> None:

@@ -187,6 +187,34 @@ def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
         raise UsageError(str(error)) from error
 
 
+def from_python(
+    values: Mapping[str, Any],
+    *kinds: "type[DataclassInstance]",
+    without: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return {name: value} as `parse` does, of settings that a program passes.
+
+    Paths and lists become texts, and None stands for the default. An unknown name, or
+    one in `without`, raises UsageError.
+    """
+    known = {n: s for n, s in settings_of(*kinds).items() if n not in without}
+    typed = {}
+    for name, value in values.items():
+        if name not in known:
+            near = meant(name, known)
+            raise UsageError(
+                f"{name}: no such setting" + f". Did you mean {near}?" * bool(near)
+            )
+        if isinstance(value, list | tuple):
+            several = tuple(value)
+            value = several if known[name].several else ",".join(map(str, several))
+        elif isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if value is not None:
+            typed[name] = value
+    return typed
+
+
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
     """Return a copy with other values of some settings, or raise ValueError."""
     return dataclasses.replace(config, **_select(config, values))

@@ -9,10 +9,12 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pipeline.system import command_line
@@ -125,14 +127,16 @@ def _submit(
     block: Sequence[Item],
 ) -> Pending[Item, Result]:
     # A process that starts here inherits the mask, and so survives Ctrl-C until it can
-    # ignore it.
+    # ignore it. It would run the main module, which may be a script of the user's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         future = pool.submit(function, block)
     except BrokenProcessPool as error:  # the caller handles it with the other futures
         future = futures.Future()
         future.set_exception(error)
     finally:
+        sys.modules["__main__"] = main
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return block, future
 

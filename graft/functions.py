@@ -1,0 +1,112 @@
+"""Convert, train, evaluate and predict from Python, with the settings of the commands.
+
+Settings have the names of the commands' flags: `graft train --epochs=3` is
+`graft.train(..., epochs=3)`. Paths may be texts or paths, several values a list. What
+is wrong raises UsageError or UserError, with the message that the command prints.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graft.results import Evaluation, Records, Run
+from pipeline.records import manifest
+from pipeline.system import command_line, config_flags
+from pipeline.system.errors import UsageError, UserError
+
+__all__ = ["UsageError", "UserError", "convert", "evaluate", "load", "train"]
+
+_Path = str | os.PathLike[str]
+# Settings of evaluate.py whose result is no evaluation of one run.
+_OTHER_TASKS = ("list", "runs_dir", "sort", "json", "runs", "strangers", "run_dir")
+
+
+def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
+    """Convert a folder of photos to records; an update if they exist already.
+
+    `out` is a folder for the records, by default <source>-records beside the photos.
+    """
+    from pipeline.convert import conversion
+    from pipeline.convert.convert_settings import Config
+
+    out = out or _records_beside(source)
+    typed = config_flags.from_python({**settings, "out": out}, Config)
+    config = config_flags.build(Config, {**typed, "source": os.fspath(source)})
+    summary = conversion.convert(config)
+    for note in (*summary.notes, *summary.findings):
+        command_line.log(note)
+    return Records(manifest=summary.manifest)
+
+
+def train(data: _Path = "", **settings: Any) -> Run:
+    """Train a classifier, by default on pretrained layers that stay as they are.
+
+    `data` is a folder of photos, which is converted first, or a folder of records. With
+    `resume`, the folder of a run that was stopped, there is none.
+    """
+    _prepare_tensorflow()
+    import train as command
+    from model.training import recipe
+    from model.training import settings as train_settings
+
+    kinds = (train_settings.Action, train_settings.Config)
+    typed = config_flags.from_python(settings, *kinds)
+    if typed.get("plan") or typed.get("find_rate"):
+        raise UsageError("plan, find_rate: these are for the command: graft train")
+    if run_dir := train_settings.run_to_resume(typed):
+        return load(command.resume(run_dir))
+    if not data:
+        raise UsageError("data: expected a folder of photos or of records")
+    configs = recipe.combinations({**typed, "data": os.fspath(data)})
+    if not Path(data, manifest.HEAD_NAME).exists():
+        folder = os.fspath(convert(data).directory)
+        configs = recipe.combinations({**typed, "data": folder})
+    return load(command.train(configs))
+
+
+def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
+    """Evaluate a run on its test photos, or on `data`; write a report.
+
+    With `ckpt`, a weight file is evaluated in place of a run.
+    """
+    _prepare_tensorflow()
+    import evaluate as command
+    from model.evaluation.evaluation_settings import Config
+
+    typed = config_flags.from_python(settings, Config, without=_OTHER_TASKS)
+    folder = run.directory if isinstance(run, Run) else run
+    typed["run_dir"] = os.fspath(folder)
+    config = command.settings(typed)
+    figures = command.evaluate(config)
+    command.check_gates(figures, config)
+    return Evaluation(figures=figures)
+
+
+def load(run_dir: _Path = "runs/latest") -> Run:
+    """Open a run; "best" is the one with the lowest validation loss in runs/."""
+    _prepare_tensorflow()
+    from model.runs import finished_run, run_list
+    from model.training.repeats import repeated_runs
+
+    if repeated_runs.is_repeated(Path(run_dir)):
+        return Run(directory=Path(run_dir))
+    return Run(directory=run_list.read(os.fspath(run_dir)).directory)
+
+
+def _records_beside(source: _Path) -> Path:
+    folder = Path(source).absolute()
+    return folder.with_name(f"{folder.name}-records")
+
+
+def _prepare_tensorflow() -> None:
+    """Load TensorFlow with the settings of the commands."""
+    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+    import keras
+
+    if (found := keras.backend.backend()) != "tensorflow":
+        raise UserError(
+            f"Keras was imported with the backend {found} before Graft. Expected "
+            "tensorflow: restart Python, and import graft first or set "
+            "KERAS_BACKEND=tensorflow"
+        )
