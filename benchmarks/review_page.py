@@ -43,7 +43,7 @@ def write_page(folder: Path, photos: Path, count: int) -> Path:
     for number in range(count):
         path = paths[number % len(paths)]
         jpeg = opencv.thumbnail_jpeg(path.read_bytes(), _SIDE_PX)
-        pictures[str(number)] = html_templates.jpeg_url(jpeg)
+        pictures[str(number)] = html_templates.picture_url(jpeg)
         name = f"{path.parent.name}/{number:05d}-{path.name}"
         shown.append(
             {

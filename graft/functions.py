@@ -6,7 +6,6 @@ is wrong raises UsageError or UserError, with the message that the command print
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
 def load(run_dir: _Path = "runs/latest") -> Run:
     """Open a run; "best" is the one with the lowest validation loss in runs/."""
     _prepare_tensorflow()
-    from model.runs import finished_run, run_list
+    from model.runs import run_list
     from model.training.repeats import repeated_runs
 
     if repeated_runs.is_repeated(Path(run_dir)):
@@ -101,7 +100,9 @@ def _records_beside(source: _Path) -> Path:
 
 def _prepare_tensorflow() -> None:
     """Load TensorFlow with the settings of the commands."""
-    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+    import pipeline.system.tensorflow_import  # noqa: F401
+
+    # isort: split
     import keras
 
     if (found := keras.backend.backend()) != "tensorflow":

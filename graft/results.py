@@ -6,7 +6,7 @@ import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, overload
 
 from markupsafe import Markup
 
@@ -198,7 +198,7 @@ class Run:
         from model.predict.predict_settings import Config
 
         given = [photos] if isinstance(photos, str | os.PathLike) else [*photos]
-        names = tuple(map(os.fspath, given))
+        names = tuple(os.fspath(photo) for photo in given)
         others = ("run_dir", "ckpt", "format", "suggest", "sort_into", "sort_by")
         typed = config_flags.from_python(settings, Config, without=others)
         typed |= {"photos": names, "run_dir": str(self.directory)}
@@ -244,7 +244,7 @@ class Run:
         path = self.directory / "curves.png"
         picture = Markup()
         if path.exists():
-            url = html_templates.data_url(path.read_bytes(), "image/png")
+            url = html_templates.picture_url(path.read_bytes(), "png")
             picture = Markup('<img src="{}" alt="curves">').format(url)
         return f"{_table((name, str(value)) for name, value in facts.items())}{picture}"
 

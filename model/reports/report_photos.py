@@ -205,7 +205,7 @@ def heat_maps(
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             maps_by_photo[row.sha256] = {
-                "source": html_templates.jpeg_url(jpeg),
+                "source": html_templates.picture_url(jpeg),
                 "style": f"left:{left / row.width:.2%};top:{top / row.height:.2%};"
                 f"width:{width / row.width:.2%};height:{height / row.height:.2%}",
             }

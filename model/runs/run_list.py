@@ -28,14 +28,15 @@ def list_runs(folder: str, sort: str = "time") -> list[dict[str, Any]]:
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder. Train a run first: python train.py")
     paths = [path for path in Path(folder).iterdir() if run_folder.is_run(path)]
-    runs = [_describe(path) for path in paths if path.name != run_folder.LATEST]
+    runs = [describe(path) for path in paths if path.name != run_folder.LATEST]
     runs.sort(key=lambda run: (run["began"], run["run"]), reverse=True)
     if sort == "accuracy":
         runs.sort(key=lambda run: -(run.get("accuracy") or 0))
     return runs
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
+    """Return what is known of a run, as JSON; of a damaged one the problem."""
     is_one = not (path / run_folder.REPEATS).exists()
     files = [Path(top, name) for top, _, names in os.walk(path) for name in names]
     known = {

@@ -213,4 +213,6 @@ class _Collect(_Predict):
 
 
 def _jpeg_url(pixels: np.ndarray) -> str:
-    return html_templates.jpeg_url(opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY))
+    return html_templates.picture_url(
+        opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY)
+    )

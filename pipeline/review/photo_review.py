@@ -93,7 +93,9 @@ def thumbnail_urls(
 
     def thumbnail_url(photo: _Photo) -> str:
         try:
-            return html_templates.jpeg_url(opencv.thumbnail_jpeg(encoded(photo), side))
+            return html_templates.picture_url(
+                opencv.thumbnail_jpeg(encoded(photo), side)
+            )
         except (ImageError, DataError, OSError):
             return ""
 

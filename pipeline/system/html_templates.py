@@ -26,6 +26,6 @@ def load_template(
     return environment.get_template(path.name)
 
 
-def jpeg_url(jpeg: bytes) -> str:
-    """Return a data URL, which puts a JPEG file into a page."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+def picture_url(picture: bytes, kind: str = "jpeg") -> str:
+    """Return the URL by which a page holds a JPEG or another picture file in itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"

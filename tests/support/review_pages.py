@@ -55,7 +55,7 @@ def write(folder: Path, photos, class_names, *, pictures=None, **how):
         **how,
     )
     if pictures is None:
-        picture = html_templates.jpeg_url(drawn_photos.encode_photo())
+        picture = html_templates.picture_url(drawn_photos.encode_photo())
         pictures = {str(number): picture for number in range(len(photos))}
     defaults = {"label": "", "suggested": "", "sha256": ""}
     text = html_templates.load_template(template, photo_review.TEMPLATES).render(

@@ -1,0 +1,131 @@
+"""Use Graft from Python as a user's program and notebook do."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import graft
+from tests.support import drawn_photos, files
+
+SMALL = {"ckpt": "none", "arch": "cifar_cnn", "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return drawn_photos.write_photos(tmp_path_factory.mktemp("api") / "photos")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """Run trained in a thread, from a folder of photos."""
+    results = []
+
+    def train():
+        directory = folder.with_name("runs") / "a"
+        results.append(graft.train(folder, run_dir=directory, **SMALL))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_importing_graft_is_quick_and_changes_nothing():
+    program = """
+import os, signal, sys, time
+def state():
+    signals = [signal.getsignal(n) for n in signal.valid_signals()]
+    return signals, dict(os.environ), os.listdir("/proc/self/fd"), sys.excepthook
+before, start = state(), time.perf_counter()
+import graft
+seconds = time.perf_counter() - start
+assert before == state()
+assert not {"tensorflow", "keras", "cv2", "numpy"} & sys.modules.keys()
+assert seconds < 0.3, seconds
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=files.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_photos_are_converted_beside_their_folder(folder, run):
+    records = graft.convert(folder)
+    assert records.directory == folder.with_name("photos-records")
+    assert records.class_names == run.class_names == ("blue", "green", "red")
+    counts = records.to_dict()["counts"]["red"]
+    assert counts == {"train": 10, "validation": 1, "test": 1}
+    assert records.skipped == {}
+    assert "<td>green</td><td>10</td><td>1</td><td>1</td>" in records._repr_html_()
+
+
+def test_a_photo_gives_a_prediction_and_several_give_several(folder, run):
+    one = run.predict(folder / "red" / "red001.jpg")
+    assert one.answer in run.class_names
+    assert one.probability == one.classes[one.answer]
+    assert json.loads(json.dumps(one.to_dict()))["photo"].endswith("red001.jpg")
+    assert 'src="data:image/jpeg;base64,' in one._repr_html_()
+    (folder.parent / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    both = run.predict([folder / "red" / "red001.jpg", folder.parent / "broken.jpg"])
+    assert [p.answer for p in both] == [one.answer, None]
+    assert both[1].problem
+    assert len(run.predict(folder)) == 36
+
+
+def test_an_evaluation_has_its_interval_and_report(run):
+    evaluation = run.evaluate()
+    low, high = evaluation.interval
+    assert low < evaluation.accuracy < high or evaluation.accuracy in (0, 1)
+    assert evaluation.num_photos == 3
+    assert evaluation.report.read_text().startswith("<!doctype html>")
+    assert "<iframe srcdoc=" in evaluation._repr_html_()
+    assert run.to_dict()["accuracy"] == evaluation.accuracy
+    assert graft.load(run.directory).to_dict() == run.to_dict()
+    assert graft.evaluate(run.directory, report=False).report is None
+
+
+def test_a_second_training_in_the_same_process_is_the_same(folder, run):
+    again = graft.train(folder, run_dir=folder.with_name("runs") / "b", **SMALL)
+    photo = folder / "blue" / "blue002.jpg"
+    assert again.predict(photo).classes == run.predict(photo).classes
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"epoch": 3}, "epoch: no such setting. Did you mean epochs?"),
+        ({"epochs": "3"}, "--epochs=3: expected 0 or more"),
+        ({"plan": True}, "plan, find_rate: these are for the command"),
+        ({"ckpt": ["alexnet", "nothing"]}, "nothing"),
+    ],
+)
+def test_wrong_settings_raise_the_message_of_the_command(folder, settings, message):
+    with pytest.raises((graft.UsageError, graft.UserError), match=message):
+        graft.train(folder, **{**SMALL, **settings})
+
+
+def test_what_is_no_folder_of_photos_is_an_error(tmp_path):
+    with pytest.raises(graft.UserError, match="no such folder"):
+        graft.train(tmp_path / "nowhere", **SMALL)
+    with pytest.raises(graft.UsageError, match="expected a folder of photos"):
+        graft.train(**SMALL)
+    with pytest.raises(graft.UserError, match="not a run folder"):
+        graft.load(tmp_path)
+
+
+def test_a_script_needs_no_guard_for_its_processes(folder):
+    """Worker processes do not run the script again, which would start others."""
+    script = folder.with_name("three_lines.py")
+    out = folder.with_name("again")
+    script.write_text(
+        f"import graft\nprint(graft.convert({str(folder)!r}, {str(out)!r}, workers=2))"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={"PYTHONPATH": str(files.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.count("36 photos, 3 classes") == 1, done.stderr
