@@ -41,8 +41,8 @@ def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
 def train(data: _Path = "", **settings: Any) -> Run:
     """Train a classifier, by default on pretrained layers that stay as they are.
 
-    `data` is a folder of photos, which is converted first, or a folder of records. With
-    `resume`, the folder of a run that was stopped, there is none.
+    `data` is a folder of photos, which is converted first, or a folder of records. To
+    continue a run that was stopped, give its folder as `resume` and no data.
     """
     _prepare_tensorflow()
     import train as command
@@ -85,10 +85,9 @@ def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
 def load(run_dir: _Path = "runs/latest") -> Run:
     """Open a run; "best" is the one with the lowest validation loss in runs/."""
     _prepare_tensorflow()
-    from model.runs import run_list
-    from model.training.repeats import repeated_runs
+    from model.runs import run_folder, run_list
 
-    if repeated_runs.is_repeated(Path(run_dir)):
+    if Path(run_dir, run_folder.REPEATS).exists():
         return Run(directory=Path(run_dir))
     return Run(directory=run_list.read(os.fspath(run_dir)).directory)
 

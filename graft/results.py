@@ -133,7 +133,7 @@ class Evaluation:
 
     @property
     def report(self) -> Path | None:
-        """Return the path of the report, an HTML page; None if there is none."""
+        """Return the path of the report, an HTML page; None without one."""
         path = self.figures.get("report")
         return Path(path) if path else None
 

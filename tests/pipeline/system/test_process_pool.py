@@ -97,10 +97,9 @@ def test_no_item_is_blamed_for_workers_that_cannot_start():
         run(double, initializer=exit_at_once)
 
 
-PROGRAM = """
+FUNCTIONS = """
 import os, time
 from pathlib import Path
-from pipeline.system import process_pool
 
 def nothing():
     pass
@@ -109,14 +108,19 @@ def note(block):
     Path(f"worker-{os.getpid()}").touch()
     time.sleep(60)
     return block
+"""
+# Workers do not run it: it would start others.
+PROGRAM = """
+from functions import note, nothing
+from pipeline.system import process_pool
 
-if __name__ == "__main__":
-    list(process_pool.map_blocks(
-        note, [1, 2], on_crash=str, initializer=nothing, num_workers=2, block_size=1))
+list(process_pool.map_blocks(
+    note, [1, 2], on_crash=str, initializer=nothing, num_workers=2, block_size=1))
 """
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
     (tmp_path / "program.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(
