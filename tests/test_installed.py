@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -14,9 +15,13 @@ import pytest
 
 from graft.__main__ import COMMANDS
 from pipeline.system import program_name
-from tests.support import drawn_photos
+from tests.support import drawn_photos, server_process
 
 ROOT = Path(__file__).parents[1]
+
+
+def without_python_path():
+    return {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +62,10 @@ def own_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def graft(installed, own_folder):
     def run(*words, code=0):
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
             [str(installed / "graft"), *words],
             cwd=own_folder,
-            env=environment,
+            env=without_python_path(),
             capture_output=True,
             text=True,
         )
@@ -102,9 +106,53 @@ def test_messages_name_commands_as_they_are_called(graft):
     assert message == "error: 'trian': no such command. Did you mean graft train?\n"
 
 
-def test_a_folder_becomes_a_classifier_beside_modules_of_the_same_names(graft):
-    assert "12" in graft("convert", "photos")
+THREE_LINES = """
+import graft
+run = graft.train("photos", ckpt="none", arch="cifar_cnn", epochs=1, run_dir="runs/api")
+print(run.predict("photos/red/red001.jpg").answer, run.evaluate().num_photos)
+"""
+
+
+def test_python_works_beside_modules_of_the_same_names(installed, own_folder):
+    (own_folder / "three_lines.py").write_text(THREE_LINES)
+    done = subprocess.run(
+        [installed / "python", "three_lines.py"],
+        cwd=own_folder,
+        env=without_python_path(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search("^(blue|green|red) 3$", done.stdout, re.MULTILINE)
+    assert "graft evaluate" not in done.stdout
+
+
+@pytest.mark.slow
+def test_every_command_works_beside_modules_of_the_same_names(
+    graft, installed, own_folder
+):
+    photo = "photos/red/red001.jpg"
+    assert "36 files in 3 classes" in graft("convert", "photos")
     flags = ["--ckpt=none", "--arch=cifar_cnn", "--epochs=1", "--run_dir=runs/a"]
     assert graft("train", *flags).endswith("run: runs/a\n")
-    answer = json.loads(graft("predict", "photos/red/red001.jpg", "--format=jsonl"))
+    assert "top-1 accuracy" in graft("evaluate", "--run_dir=runs/a")
+    assert "runs/a" in graft("evaluate", "--list")
+    answer = json.loads(graft("predict", photo, "--format=jsonl", "--run_dir=runs/a"))
     assert {entry["class"] for entry in answer["classes"]} == {"blue", "green", "red"}
+    assert "nothing found" in graft("check", "photos")
+    export = ("export", "--format=keras", "--out=a.keras", "--run_dir=runs/a")
+    assert "a.keras" in graft(*export)
+    assert "tensors: " in graft("inspect", "runs/a/model.keras")
+    drawn = ("paper-flowers", "drawn", "--images_per_class=2")
+    assert "10 photos in 5 classes" in graft("download", *drawn)
+    with (
+        server_process.running(
+            "runs/a",
+            cwd=own_folder,
+            command=(str(installed / "graft"), "serve"),
+            environment=without_python_path(),
+        ) as server,
+        urllib.request.urlopen(server.url) as page,
+    ):
+        assert b"<title>" in page.read()
+    assert "total     15" in graft("split", "tfrecords", "--folds=2")

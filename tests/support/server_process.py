@@ -56,15 +56,18 @@ def in_thread(application, timeout_s):
 
 
 @contextlib.contextmanager
-def running(run_dir, *flags, cwd=files.ROOT):
-    """Start python -m model.serve and wait until it is ready."""
+def running(
+    run_dir,
+    *flags,
+    cwd=files.ROOT,
+    command=(sys.executable, "-m", "model.serve"),
+    environment=None,
+):
+    """Start the server and wait until it is ready."""
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "model.serve", f"--run_dir={run_dir}", "--port=0"),
-            *flags,
-        ],
+        [*command, f"--run_dir={run_dir}", "--port=0", *flags],
         cwd=cwd,
-        env=dict(os.environ),
+        env=dict(environment or os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
