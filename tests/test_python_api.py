@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 
+import nbclient
+import nbformat
 import pytest
 
 import graft
@@ -129,3 +131,25 @@ def test_a_script_needs_no_guard_for_its_processes(folder):
         text=True,
     )
     assert done.stdout.count("36 photos, 3 classes") == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_the_tour_runs_in_a_notebook(tmp_path, weights_cache, monkeypatch):
+    drawn_photos.write_photos(tmp_path / "flowers")
+    monkeypatch.setenv("PYTHONPATH", str(files.ROOT))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(weights_cache))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(files.ROOT / "docs" / "tour.ipynb", as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=300)
+    client.execute(cwd=str(tmp_path))
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+    pages = [
+        o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})
+    ]
+    assert "<td>green</td><td>10</td>" in pages[0]
+    assert any("<iframe srcdoc=" in page for page in pages)
+    assert any('src="data:image/jpeg;base64,' in page for page in pages)
+    printed = "".join(o.get("text", "") for o in outputs)
+    assert "epoch: no such setting. Did you mean epochs?" in printed
+    assert "Traceback" not in printed
+    assert (tmp_path / "exported" / "saved_model.pb").exists()

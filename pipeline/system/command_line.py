@@ -284,6 +284,11 @@ def table(
     return ["  ".join(map(align, itertools.count(), row)).rstrip() for row in cells]
 
 
+def _shows_bars(stream: Any) -> bool:
+    """Return whether a line can be written over: on a terminal or in a notebook."""
+    return stream.isatty() or "ipykernel" in sys.modules
+
+
 class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
     """Show a bar on a terminal, or lines in a log file, and check for signals."""
 
@@ -294,14 +299,14 @@ class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
 
     def log(self, line: str) -> None:
         """Write a line above the bar."""
-        if sys.stderr.isatty():
+        if _shows_bars(sys.stderr):
             self.write(shown(line), file=sys.stderr)
         else:
             log(line)
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
-        if file.isatty():
+        if _shows_bars(file):
             return tqdm.tqdm.status_printer(file)
 
         def print_line(text: str) -> None:
@@ -315,7 +320,7 @@ def progress(
     total: int | None, unit: str, description: str, **options: Any
 ) -> _Progress:
     """Return a progress bar on stderr with options of tqdm; in log files, lines."""
-    pause_s = 0.1 if sys.stderr.isatty() else 10.0
+    pause_s = 0.1 if _shows_bars(sys.stderr) else 10.0
     return _Progress(
         total=total, unit=unit, desc=description, mininterval=pause_s, **options
     )
