@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import itertools
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
