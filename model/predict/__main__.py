@@ -32,10 +32,11 @@ def main(typed: dict[str, Any]) -> None:
 
     named = video_frames.find(config.photos, in_folders=False)
     has_photos = len(named) < len(config.photos)
-    if named and (config.suggest or (config.sort_into and not has_photos)):
+    needs_photos = config.suggest or config.out
+    if named and (needs_photos or (config.sort_into and not has_photos)):
         raise DataError(
-            f"{named[0]}: is a video. --suggest and --sort_into expect photos or their "
-            "folders. Leave it out, or save frames of it as photos first."
+            f"{named[0]}: is a video. --suggest, --out and --sort_into expect photos or "
+            "their folders. Leave it out, or save frames of it as photos first."
         )
     videos = video_frames.find(config.photos, in_folders=bool(config.every))
     if config.spans and not videos:
@@ -43,6 +44,11 @@ def main(typed: dict[str, Any]) -> None:
             f"--spans: {', '.join(config.photos)}: no video found. Expected a video, "
             "or a folder of videos and --every=1s."
         )
+    if config.out:
+        from model.predict import predict_parts
+
+        predict_parts.predict(config)
+        return
     # A video is decoded while TensorFlow is imported.
     with contextlib.closing(
         video_frames.VideoFrames(videos, every_s=config.every_s)
@@ -106,4 +112,4 @@ def _write(text: str, *, raw: bool) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, Config)
+    command_line.run(main, Config, passes_on="beam_flags")

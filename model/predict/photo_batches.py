@@ -56,12 +56,14 @@ def read(
     batch_size: int,
     resize_min: int = file_headers.RESIZE_MIN,
     white_level: int = 0,
+    num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Yield batches of photos in their order; memory does not grow with their number.
 
     `resize_min` and `white_level` are those of the conversion whose pixels are wanted.
+    `num_workers` processes decode; 0 stands for one per processor.
     """
-    num_workers = command_line.available_cpus()
+    num_workers = num_workers or command_line.available_cpus()
     network_input = NetworkInput(spec)
     blocks = process_pool.blocks(photos, batch_size)
     waiting = collections.deque[tuple[Sequence[str], list[_Pending]]]()

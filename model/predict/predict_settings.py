@@ -5,12 +5,14 @@ import functools
 import re
 
 from model.weights import weight_settings
-from pipeline.system import config_flags
+from pipeline.system import config_flags, file_system
+from pipeline.system.remote import beam_jobs
 
 _setting = functools.partial(config_flags.setting, basic=True)
 _input = functools.partial(_setting, group="Run")
 _answers = functools.partial(_setting, group="Predictions")
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|)", re.ASCII)
+_ALONE = ("explain", "every", "spans", "sort_into", "ckpt", "suggest", "out")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 # Functions that make the fields of settings that model.serve has, too.
@@ -104,6 +106,22 @@ class Config:
         value="FILE",
         basic=False,
     )
+    out: str = _answers(
+        "",
+        "Folder for predictions.jsonl and problems.jsonl, made in parts: run the "
+        "command again if it was stopped.",
+        value="FOLDER",
+        is_output=True,
+    )
+    shard: str = config_flags.setting(
+        "1/1",
+        "Share of --out for this process, as in 3/100: the third of 100 processes. The "
+        "last one joins the parts.",
+        group="Predictions",
+        value="N/COUNT",
+    )
+    runner: str = beam_jobs.runner(group="Predictions")
+    beam_flags: tuple[str, ...] = ()  # as they stand on the command line
     data: str = _input(
         "",
         "New folder of the run's records, if they were moved; --explain and --suggest "
@@ -122,9 +140,11 @@ class Config:
             )
         if self.data and not (self.explain or self.suggest):
             raise ValueError("--data: expected --explain or --suggest, which need it")
-        for name in ("explain", "every", "sort_into", "ckpt") if self.suggest else ():
-            if getattr(self, name):
-                raise ValueError(f"--suggest and --{name}: expected only one of them")
+        for one in ("suggest", "out"):
+            for name in _ALONE if getattr(self, one) else ():
+                if name != one and getattr(self, name):
+                    raise ValueError(f"--{one} and --{name}: expected only one of them")
+        self._check_parts()
         if self.sort_by and not (self.sort_into and len(self.photos) == 1):
             raise ValueError(
                 "--sort_by: expected --sort_into=FOLDER, too, and one folder of photos"
@@ -134,6 +154,17 @@ class Config:
         elif self.data or self.run_dir != type(self).run_dir:
             name = "data" if self.data else "run_dir"
             raise ValueError(f"--ckpt and --{name}: expected only one of them")
+
+    def _check_parts(self) -> None:
+        beam_jobs.check_flags(self)
+        if (self.runner != beam_jobs.LOCAL) + (self.shard != "1/1") > bool(self.out):
+            raise ValueError("--runner, --shard: expected --out, and one of the two")
+        if self.out and (self.format == "csv" or file_system.is_remote(self.out)):
+            raise ValueError("--out: expected JSON lines, in a folder of this machine")
+        number, _, count = self.shard.partition("/")
+        is_share = number.isdecimal() and count.isdecimal()
+        if not (is_share and 1 <= int(number) <= int(count)):
+            raise ValueError(f"--shard={self.shard}: expected N/COUNT, such as 3/100")
 
     @property
     def every_s(self) -> float:

@@ -70,7 +70,7 @@ def predict(
     no_photos = DataError(f"{where}: there are no photos. Expected photos or folders.")
     if not (paths or videos):
         raise no_photos
-    predictor = _Predictor(config, photo_classifier, pool)
+    predictor = Predictor(config, photo_classifier, pool)
     if paths:
         with command_line.progress(len(paths), "photo", "predict") as progress:
             for batch in photo_batches.read(
@@ -128,15 +128,16 @@ def _mean(span: Sequence[Prediction]) -> Prediction:
     )
 
 
-class _Predictor:
+class Predictor:
     """Predict batches of photos, with explanations on request."""
 
     def __init__(
         self,
         config: Config,
         photo_classifier: classifier.Classifier,
-        pool: suggestions.Pool | None,
+        pool: suggestions.Pool | None = None,
     ) -> None:
+        """Prepare; a pool gets the predictions for readable photos."""
         self.others: dict[str, str] = {}  # {file in a folder: why it is not a photo}
         self._config, self._classifier, self._pool = config, photo_classifier, pool
         self._step = photo_classifier.predict_step()

@@ -6,6 +6,7 @@ import functools
 from pipeline.images import file_headers
 from pipeline.sources import source_settings
 from pipeline.system import config_flags
+from pipeline.system.remote import beam_jobs
 
 _output = functools.partial(config_flags.setting, group="Output", basic=True)
 _rules = functools.partial(config_flags.setting, group="Labels and splits", basic=True)
@@ -67,19 +68,9 @@ class Config:
     )
     workers: int = source_settings.workers()
     labelling: source_settings.Settings = source_settings.DEFAULTS
-    runner: str = _decoding(
-        "local",
-        "What runs the conversion: processes of this computer, or a runner of Apache "
-        "Beam, whose own flags may follow, such as --direct_num_workers=2.",
-        choices=(
-            *("local", "DirectRunner", "DaskRunner", "FlinkRunner", "SparkRunner"),
-            *("PrismRunner", "PortableRunner", "DataflowRunner"),
-        ),
-    )
+    runner: str = beam_jobs.runner(group="Decoding", basic=True)
     beam_flags: tuple[str, ...] = ()  # as they stand on the command line
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        if self.beam_flags and self.runner == "local":
-            settings = config_flags.settings_of(type(self))
-            raise ValueError(config_flags.unknown_flag(self.beam_flags[0], settings))
+        beam_jobs.check_flags(self)

@@ -21,10 +21,7 @@ from typing import Any
 from pipeline.images import decode_files
 from pipeline.records import manifest_row, staging
 from pipeline.system import file_system, process_pool
-from pipeline.system.errors import DataError
-
-# Runners that Beam does not know by their short names.
-_FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
+from pipeline.system.remote import beam_jobs
 
 
 class Beam(decode_files.Runner):
@@ -32,29 +29,10 @@ class Beam(decode_files.Runner):
 
     block_files = 512
 
-    def __init__(self, name: str, options: Sequence[str]) -> None:
-        """Import Beam, or raise DataError if it is missing or refuses the options.
-
-        The name is that of a runner, such as DirectRunner. Options are flags of Beam,
-        such as "--direct_num_workers=2".
-        """
+    def __init__(self, name: str, flags: Sequence[str]) -> None:
+        """Connect to a runner; see BeamJobs."""
         super().__init__(num_workers=1)  # processes in each worker of Beam
-        try:
-            import apache_beam
-            from apache_beam.options.pipeline_options import PipelineOptions
-        except ImportError as error:
-            raise DataError(
-                f"--runner={name}: Apache Beam is not installed ({error}). Run: "
-                "python -m pip install 'apache-beam>=2.77' 'dask[distributed]'"
-            ) from error
-        self._beam: Any = apache_beam
-        self._name = name
-        try:
-            full_name = _FULL_NAMES.get(name, name)
-            self._options = PipelineOptions([f"--runner={full_name}", *options])
-            self._options.get_all_options()  # parses them
-        except SystemExit as error:  # argparse has said why
-            raise DataError(f"--runner={name}: wrong options of Beam") from error
+        self._jobs = beam_jobs.BeamJobs(name, flags)
 
     def convert(
         self, options: decode_files.DecodeOptions, tasks: Iterable[decode_files.Task]
@@ -64,7 +42,7 @@ class Beam(decode_files.Runner):
             raise ValueError("workers of a cluster need a folder to write to")
         numbered = list(enumerate(process_pool.blocks(tasks, self.block_files)))
         function = functools.partial(_convert, options, options.part_dir)
-        self._each("Convert", function, numbered)
+        self._jobs.each("Convert", function, numbered)
         for number, block in numbered:
             path = _rows_path(options.part_dir, number)
             lines = path.read_text(encoding="ascii").splitlines()
@@ -74,24 +52,7 @@ class Beam(decode_files.Runner):
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
         """Call functions that write files."""
         if functions:
-            self._each("Join", operator.call, list(functions))
-
-    def _each(self, what: str, function: Callable[[Any], Any], items: Any) -> None:
-        beam = self._beam
-        try:
-            with beam.Pipeline(options=self._options) as pipeline:
-                _ = (
-                    pipeline
-                    | f"{what}: list" >> beam.Create(items)
-                    | f"{what}: spread" >> beam.Reshuffle()
-                    | f"{what}: do" >> beam.Map(function)
-                )
-        except Exception as error:  # of Beam, of the cluster, or of our own functions
-            kind = type(error).__name__
-            raise DataError(
-                f"--runner={self._name}: the job failed ({kind}: {error}). Its workers "
-                "need Graft installed"
-            ) from error
+            self._jobs.each("Join", operator.call, list(functions))
 
 
 def _rows_path(part_dir: Path, number: int) -> Path:
