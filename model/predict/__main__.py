@@ -35,8 +35,8 @@ def main(typed: dict[str, Any]) -> None:
     needs_photos = config.suggest or config.out
     if named and (needs_photos or (config.sort_into and not has_photos)):
         raise DataError(
-            f"{named[0]}: is a video. --suggest, --out and --sort_into expect photos or "
-            "their folders. Leave it out, or save frames of it as photos first."
+            f"{named[0]}: is a video. --suggest, --sort_into and --out expect photos "
+            "or folders. Leave it out, or save frames of it as photos first."
         )
     videos = video_frames.find(config.photos, in_folders=bool(config.every))
     if config.spans and not videos:

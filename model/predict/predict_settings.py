@@ -111,7 +111,6 @@ class Config:
         "Folder for predictions.jsonl and problems.jsonl, made in parts: run the "
         "command again if it was stopped.",
         value="FOLDER",
-        is_output=True,
     )
     shard: str = config_flags.setting(
         "1/1",

@@ -37,10 +37,10 @@ def check_flags(config: Any) -> None:
         known = config_flags.settings_of(type(config))
         raise ValueError(config_flags.unknown_flag(flags[0], known))
     own, is_parallel = _FLAGS.get(runner, ()), "running_mode=multi" in str(flags)
-    useless = [name for name in ("workers",) if getattr(config, name, 0)]
+    useless = ["--workers"] * bool(getattr(config, "workers", 0))
     for name in (flag.partition("=")[0] for flag in flags):
         if name not in own if own else name.startswith(("--direct_", "--dask_")):
-            useless.append(f"{name} (expected one of {', '.join(own)})")
+            useless.append(name + f" (expected one of {', '.join(own)})" * bool(own))
         elif name == "--direct_num_workers" and not is_parallel:
             useless.append(f"{name} without --direct_running_mode=multi_processing")
     if useless and runner != LOCAL:

@@ -96,7 +96,7 @@ def test_spans_without_a_video_are_refused(shared_run, tmp_path, capsys):
     ],
 )
 def test_a_video_where_only_photos_count_is_refused(flags, others, shared_run, capsys):
-    message = r"^a\.mp4: is a video\. --suggest and --sort_into expect photos or their"
+    message = r"^a\.mp4: is a video\. --suggest, --sort_into and --out expect photos"
     with pytest.raises(DataError, match=message):
         run(capsys, shared_run, *["photos"] * others, "a.mp4", **flags)
 

@@ -51,6 +51,9 @@ def test_several_processes_of_the_direct_runner_write_the_same_records(
     )
     done = command(photos, tmp_path / "out", *words)
     assert done.returncode == 0, done.stderr
+    assert all(
+        line.startswith("convert: ") for line in done.stderr.splitlines() if line
+    )
     assert "wrote 2 record files" in done.stdout
     assert files.folder_digest(tmp_path / "out") == expected
     again = command(photos, tmp_path / "out", *words)
@@ -71,6 +74,9 @@ def test_a_dask_cluster_writes_the_same_records(
         address = f"--dask_client_address={cluster.scheduler_address}"
         done = command(photos, tmp_path / "out", "--runner=DaskRunner", address)
     assert done.returncode == 0, done.stderr
+    assert all(
+        line.startswith("convert: ") for line in done.stderr.splitlines() if line
+    )
     assert files.folder_digest(tmp_path / "out") == expected
 
 
@@ -92,7 +98,7 @@ def test_many_small_blocks_write_the_same_records(
         source=str(photos),
         out=str(tmp_path / "out"),
         runner="DirectRunner",
-        beam_flags=("--direct_num_workers=1",),
+        beam_flags=("--direct_running_mode=in_memory",),
     )
     conversion.convert(config)
     assert files.folder_digest(tmp_path / "out") == expected
@@ -111,19 +117,31 @@ def test_a_failing_job_is_an_error_that_names_the_runner():
         runner.call([fail])
 
 
+DIRECT, DASK = "--runner=DirectRunner", "--runner=DaskRunner"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--direct_num_workers=2"], "direct_num_workers"),
-        (["--runner=DirectRunner", "--group_byy=x"], "Did you mean --group_by?"),
-        (["--runner=DirectRunner", "--direct_num_workers=x"], "wrong options of Beam"),
+        (["--direct_num_workers=2"], "direct_num_workers=2: no such flag"),
+        ([DIRECT, "--group_byy=x"], "Did you mean --group_by?"),
+        (
+            [DIRECT, "--direct_running_mode=multi", "--direct_num_workers=x"],
+            "wrong options of Beam",
+        ),
+        ([DIRECT, "--workers=2"], "--workers: does nothing with"),
+        ([DIRECT, "--direct_num_workers=2"], "without --direct_running_mode=multi"),
+        ([DIRECT, "--num_workers=2"], "--num_workers (expected one of --direct_num"),
+        ([DASK, "--direct_num_workers=2"], "--direct_num_workers (expected one of"),
+        ([DASK, "--dask_npartition=2"], "--dask_npartition (expected one of"),
+        (["--runner=FlinkRunner", "--dask_npartitions=2"], "--dask_npartitions"),
     ],
-    ids=["without its runner", "misspelt", "no number"],
 )
-def test_a_flag_that_is_not_for_beam_is_refused(photos, tmp_path, flags, message):
+def test_a_flag_that_does_nothing_is_refused(flags, message, photos, tmp_path):
     done = command(photos, tmp_path / "out", *flags)
     assert done.returncode == 2
     assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
