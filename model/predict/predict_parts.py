@@ -58,9 +58,8 @@ class _Job(NamedTuple):
 
 def predict(config: Config) -> None:
     """Predict the missing parts of a job, or a share of them; join all if possible."""
-    beam = None
-    if config.runner != beam_jobs.LOCAL:
-        beam = beam_jobs.BeamJobs(config.runner, config.beam_flags)
+    is_local = config.runner == beam_jobs.LOCAL
+    beam = None if is_local else beam_jobs.BeamJobs(config.runner, config.beam_flags)
     ignored: collections.Counter[str] = collections.Counter()
     parts, digest = list[_Part](), hashlib.sha256()
     size = config.batch_size * -(-_PART_PHOTOS // config.batch_size)

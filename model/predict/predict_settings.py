@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 from model.weights import weight_settings
@@ -139,10 +140,9 @@ class Config:
             )
         if self.data and not (self.explain or self.suggest):
             raise ValueError("--data: expected --explain or --suggest, which need it")
-        for one in ("suggest", "out"):
-            for name in _ALONE if getattr(self, one) else ():
-                if name != one and getattr(self, name):
-                    raise ValueError(f"--{one} and --{name}: expected only one of them")
+        for first, name in itertools.product(("suggest", "out"), _ALONE):
+            if name != first and getattr(self, first) and getattr(self, name):
+                raise ValueError(f"--{first} and --{name}: expected only one of them")
         self._check_parts()
         if self.sort_by and not (self.sort_into and len(self.photos) == 1):
             raise ValueError(

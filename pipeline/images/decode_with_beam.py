@@ -1,9 +1,5 @@
 """Do the work of a conversion as Apache Beam pipelines, for instance on a cluster.
 
-    pip install '.[beam]'
-    python -m pipeline.convert gs://bucket/flowers --out=gs://bucket/records \
-        --runner=DataflowRunner --project=P --region=R --temp_location=gs://bucket/tmp
-
 Each element is a block of files. A worker decodes it in processes that may crash, into
 a folder of its own. Then it writes the results to the staging folder, in files named
 after the block. So the results do not depend on which worker does a block, or on

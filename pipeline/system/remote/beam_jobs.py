@@ -36,11 +36,16 @@ def check_flags(config: Any) -> None:
     if runner == LOCAL and flags:
         known = config_flags.settings_of(type(config))
         raise ValueError(config_flags.unknown_flag(flags[0], known))
-    own, is_parallel = _FLAGS.get(runner, ()), "running_mode=multi" in str(flags)
+    allowed, is_parallel = _FLAGS.get(runner, ()), "running_mode=multi" in str(flags)
     useless = ["--workers"] * bool(getattr(config, "workers", 0))
     for name in (flag.partition("=")[0] for flag in flags):
-        if name not in own if own else name.startswith(("--direct_", "--dask_")):
-            useless.append(name + f" (expected one of {', '.join(own)})" * bool(own))
+        if (
+            name not in allowed
+            if allowed
+            else name.startswith(("--direct_", "--dask_"))
+        ):
+            names = f" (expected one of {', '.join(allowed)})" * bool(allowed)
+            useless.append(name + names)
         elif name == "--direct_num_workers" and not is_parallel:
             useless.append(f"{name} without --direct_running_mode=multi_processing")
     if useless and runner != LOCAL:
