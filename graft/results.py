@@ -199,7 +199,8 @@ class Run:
 
         given = [photos] if isinstance(photos, str | os.PathLike) else [*photos]
         names = tuple(os.fspath(photo) for photo in given)
-        others = ("run_dir", "ckpt", "format", "suggest", "sort_into", "sort_by", "out")
+        others = ["run_dir", "ckpt", "format", "suggest", "sort_into", "sort_by"]
+        others += ["out", "shard", "runner"]
         typed = config_flags.from_python(settings, Config, without=others)
         typed |= {"photos": names, "run_dir": str(self.directory)}
         config = config_flags.build(Config, typed)
