@@ -81,11 +81,11 @@ class BeamJobs:
         self._beam: Any = apache_beam
         try:
             with standard_error.silenced():
-                self._options = pipeline_options.PipelineOptions(flags)
+                words = [f"--runner={runner}", *flags]
+                self._options = pipeline_options.PipelineOptions(words)
                 self._options.get_all_options()  # parses them
         except SystemExit as error:
-            wrong = f"--runner={runner}: wrong options of Beam: {' '.join(flags)}"
-            raise DataError(wrong) from error
+            raise DataError(f"wrong options of Beam: {' '.join(words)}") from error
 
     def each(self, what: str, function: Callable[[Any], Any], items: Any) -> None:
         """Call the function for each item; `what` says what it does, as in Convert."""
