@@ -33,7 +33,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
     if config.ckpt:
         return _evaluate_pretrained(config)
-    if pooled_folds.num_folds(Path(config.run_dir)):
+    if pooled_folds.num_folds(run_list.find(config.run_dir)):
         return html_report.finish(pooled_folds.evaluate_folds(config), config)
     run = run_list.read(config.run_dir)
     weight_settings.log_preprocessing(run.spec)

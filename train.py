@@ -39,10 +39,11 @@ def main(typed: dict[str, Any]) -> None:
 
 def resume(run_dir: Path) -> Path:
     """Continue a stopped training of one run or several; return its folder."""
-    from model.runs import run_folder
+    from model.runs import run_folder, run_list
     from model.training import train_run
     from model.training.repeats import repeated_runs
 
+    run_dir = run_list.find(run_dir)
     is_repeated = (run_dir / run_folder.REPEATS).exists()
     return (repeated_runs.resume if is_repeated else train_run.resume)(run_dir)
 

@@ -87,8 +87,8 @@ def load(run_dir: _Path = "runs/latest") -> Run:
     _prepare_tensorflow()
     from model.runs import run_folder, run_list
 
-    if Path(run_dir, run_folder.REPEATS).exists():
-        return Run(directory=Path(run_dir))
+    if (folder := run_list.find(run_dir)).joinpath(run_folder.REPEATS).exists():
+        return Run(directory=folder)
     return Run(directory=run_list.read(os.fspath(run_dir)).directory)
 
 

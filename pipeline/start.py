@@ -41,5 +41,6 @@ _file = Path(getattr(sys.modules["__main__"], "__file__", None) or "").absolute(
 if any(_file.is_relative_to(_ROOT / name) for name in _OWN):
     signal.signal(signal.SIGINT, _stop)
     # Until a training has begun, there is nothing that a snapshot could hold.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sys.excepthook = _explain

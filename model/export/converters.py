@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from model.export.exportable import Exportable
-from pipeline.system import standard_error
+from pipeline.system import platform_support
 from pipeline.system.errors import DataError
 
 _MAX_MESSAGE = 200  # characters of a converter's own message
@@ -30,7 +30,7 @@ def require_packages(flag: str, *modules: str) -> None:
 def silence() -> Iterator[None]:
     """Keep everything from stderr, where TensorFlow's C++ code writes too."""
     # Warnings are about parts that will move to other packages.
-    with standard_error.silenced(), warnings.catch_warnings(action="ignore"):
+    with platform_support.stderr_silenced(), warnings.catch_warnings(action="ignore"):
         yield
 
 

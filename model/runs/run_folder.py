@@ -227,7 +227,7 @@ class RunFolder:
             return
         with file_system.replacing(self.directory / name) as partial:
             # Names of classes may hold bytes of folder names that are not UTF-8.
-            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
 
     def write_csv(
         self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
@@ -288,8 +288,11 @@ class RunFolder:
         link = directory.parent / LATEST
         is_users = link.exists() and not link.is_symlink()
         if self.writes and not is_users and not is_run(directory.parent):
-            with file_system.replacing(link) as partial:
-                partial.symlink_to(directory.name)
+            try:
+                with file_system.replacing(link) as partial:
+                    partial.symlink_to(directory.name, target_is_directory=True)
+            except OSError:  # a disk or system without links: see run_list.find
+                link.unlink(missing_ok=True)
 
     def write_ledger(
         self,

@@ -133,15 +133,24 @@ def show(folder: str, *, sort: str, as_json: bool) -> str:
     return "\n".join([*command_line.table(columns, rows, left=4), *problems])
 
 
+def find(run_dir: str | os.PathLike[str]) -> Path:
+    """Return the folder of a run; FOLDER/latest is the newest where it is no link."""
+    path = Path(run_dir)
+    if path.name != run_folder.LATEST or os.path.lexists(path):
+        return path
+    runs = filter(run_folder.is_run, path.parent.glob("*"))
+    return max(runs, key=began_s, default=path)
+
+
 def read(run_dir: str) -> finished_run.FinishedRun:
     """Open a finished run; "best", or FOLDER/best, is the best run of runs/ or FOLDER.
 
     That is the one with the lowest validation loss of those that were trained on the
     newest data: the records of the run that began last. It is logged.
     """
-    path = Path(run_dir)
+    path = find(run_dir)
     if path.name != BEST or path.exists():
-        return finished_run.read(run_dir)
+        return finished_run.read(str(path))
     folder = "runs" if run_dir == BEST else str(path.parent)
     runs = [r for r in list_runs(folder) if r.get("validation_loss") is not None]
     if not runs:

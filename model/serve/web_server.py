@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from typing import Any
@@ -50,7 +51,8 @@ def listen(config: Config) -> socket.socket:
         )[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reuse = os.name == "posix"  # Windows would let two servers have one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
                 option, value = socket.TCP_USER_TIMEOUT, 1000 * config.upload_timeout_s
                 listening.setsockopt(socket.IPPROTO_TCP, option, int(value))
@@ -125,7 +127,8 @@ async def _run(
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+        with contextlib.suppress(NotImplementedError):  # Windows stops at once
+            loop.add_signal_handler(number, signals.put_nowait, number)
     server = start(application, listening, config)
     command_line.log(f"ready: {url(config, listening)}  (Ctrl-C stops it)")
     if not config.is_loopback:

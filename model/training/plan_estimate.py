@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,7 +24,7 @@ from model.training import (
 )
 from model.training.repeats import out_of_fold, repeated_runs
 from pipeline.batches import crop_and_resize, image_batches
-from pipeline.system import command_line
+from pipeline.system import command_line, platform_support
 
 # Batches are timed, after a first one that compiles, until there are 4 of them and a
 # second has passed, or a quarter of those that the training will have.
@@ -70,7 +69,7 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
         repeated_runs.each_usable(configs, estimate)
     else:
         estimate(config)
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_bytes = platform_support.peak_memory_bytes()
     return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 
 
@@ -280,7 +279,9 @@ def _as_text(
     total = _in_words(started_s + features_s + repeats * each_s)
     memory = peak_bytes + max(estimate.extra_bytes for estimate in estimates)
     several = f"{repeats} such trainings, " * (repeats > 1)
-    lines.append(f"{several}altogether about {total}, {memory / 1e9:.1f} GB of memory")
+    more = " more than the program takes" * (not peak_bytes)
+    memory_text = f"{memory / 1e9:.1f} GB of memory{more}"
+    lines.append(f"{several}altogether about {total}, {memory_text}")
     return "\n".join(lines)
 
 

@@ -22,8 +22,8 @@ from pipeline.system import (
     command_line,
     file_system,
     html_templates,
+    platform_support,
     process_pool,
-    standard_error,
 )
 from pipeline.system.errors import DataError
 
@@ -50,7 +50,7 @@ def check(config: Config) -> Report:
         report, rows, encoded = _check_photos(config, root)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-    with standard_error.silenced():
+    with platform_support.stderr_silenced():
         html = render(report, rows, encoded)
     for name, content in (("check.json", text), ("check.html", html)):
         with file_system.replacing(out / name) as partial:
@@ -81,7 +81,7 @@ def _check_photos(config: Config, root: Path) -> _Checked:
         options, source, None, decode_files.Runner(config.workers), settings={}
     )
     crashed |= {row.path for row in rows if "crashed" in photo_findings.kinds_of(row)}
-    with standard_error.silenced():  # the workers have noted the decoders' messages
+    with platform_support.stderr_silenced():  # the workers have noted the messages
         similar = near_duplicates.search(
             rows,
             source,

@@ -77,7 +77,8 @@ class Thumbnails:
         return pixels
 
     def _free_pages(self) -> None:
-        self._mapped.madvise(mmap.MADV_DONTNEED)  # the file keeps their content
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self._mapped.madvise(mmap.MADV_DONTNEED)  # the file keeps their content
 
 
 def compare_pairs(

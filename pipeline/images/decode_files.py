@@ -20,7 +20,7 @@ from pipeline.records import staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Code, ImageError, Row
 from pipeline.records.previous_dataset import PreviousDataset, outdated_rows
 from pipeline.sources.photo_source import Source, SourcePhoto
-from pipeline.system import command_line, file_system, process_pool, standard_error
+from pipeline.system import command_line, file_system, platform_support, process_pool
 from pipeline.system.errors import DataError
 
 
@@ -60,7 +60,7 @@ _MAX_FILE_BYTES = 512 << 20
 
 def start_worker() -> None:
     """Prepare a worker process, which only decodes: stderr is the decoders' alone."""
-    standard_error.collect()
+    platform_support.collect_stderr()
     opencv.use_one_thread()
 
 
@@ -211,7 +211,7 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
 
 def open_regular(path: str, flags: int) -> int:
     """Open a regular file for the `opener` of open(); refuse pipes and devices."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ImageError(Code.UNREADABLE, "not a regular file")

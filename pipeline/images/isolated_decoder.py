@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from pipeline.images import file_headers, opencv, record_image
 from pipeline.records.manifest_row import Code, ImageError
-from pipeline.system import sandbox, standard_error
+from pipeline.system import platform_support, sandbox
 
 # Memory for libraries and their caches, and for each pixel in the worst case: two
 # copies of 4 channels of 16 bits, and the results.
@@ -132,9 +132,9 @@ class Decoders:
 
 def main() -> None:
     """Decode what a parent process sends, until that ends."""
-    standard_error.collect()
+    platform_support.collect_stderr()
     opencv.use_one_thread()
-    sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * opencv.max_pixels)
+    platform_support.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * opencv.max_pixels)
 
     def answers(
         settings: sandbox.Header, data: bytes

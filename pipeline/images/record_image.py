@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.images import file_headers, opencv, perceptual_hash, photo_pixels
 from pipeline.records.manifest_row import Code, ImageError, Reason
-from pipeline.system import standard_error
+from pipeline.system import platform_support
 
 # Cameras and scanners store values of 10, 12 and 14 bits unscaled in 16 bits.
 _MOST_UNCERTAIN_BITS = 14
@@ -59,7 +59,7 @@ def encode_for_record(
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")
-    standard_error.take_line()  # drops a message about an earlier file
+    platform_support.take_stderr_line()  # drops a message about an earlier file
     kind, jpeg = file_headers.sniff(data), file_headers.JpegHeader.read(data)
     frames = 1 if jpeg else photo_pixels.count_frames(data)
     if refuse_animated and frames > 1:
@@ -82,7 +82,7 @@ def _copied(data: bytes, jpeg: file_headers.JpegHeader) -> RecordImage | None:
     """
     cell = opencv.reduction(jpeg.short_side, 2 * perceptual_hash.SIDE)
     grey, orientation = opencv.decode_grey(data, cell)
-    if orientation != 1 or standard_error.take_line():
+    if orientation != 1 or platform_support.take_stderr_line():
         return None
     return RecordImage(
         encoded=data,
@@ -105,7 +105,7 @@ def _reencoded(
 ) -> RecordImage:
     reduction = opencv.reduction(jpeg.short_side, resize_min) if jpeg else 1
     pixels, orientation = photo_pixels.decode_upright(data, reduction)
-    warning = standard_error.take_line()
+    warning = platform_support.take_stderr_line()
     if pixels.dtype == np.uint16:
         _check_white(kind, pixels, white_level)
     reasons = _differences(pixels, jpeg, kind, frames)

@@ -13,7 +13,6 @@ import concurrent.futures
 import math
 import os
 import re
-import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from pipeline.images import (
     photo_files,
 )
 from pipeline.records.manifest_row import Code, ImageError
-from pipeline.system import command_line, sandbox
+from pipeline.system import command_line, platform_support, sandbox
 
 import cv2  # isort: skip # after the limits that opencv.py sets
 import numpy as np
@@ -128,7 +127,7 @@ class VideoFrames:
 def main() -> None:
     """Decode the videos that a parent process names, until that ends."""
     opencv.use_one_thread()  # of its own; FFmpeg has others
-    sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * _MAX_PIXELS)
+    platform_support.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * _MAX_PIXELS)
 
     def answers(
         request: sandbox.Header, _: bytes
@@ -160,7 +159,7 @@ def _frames(
     jump_s, may_jump = _JUMP_FRAMES / reader.rate, True
     last_s, last_key_s, between_keys_s, next_s = -1.0, -1.0, 0.0, 0.0
     while True:
-        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        platform_support.end_after(timeout_s)
         while keys.time_s < next_s - _ROUNDING_S:
             between_keys_s, last_key_s = keys.time_s - last_key_s, keys.time_s
             keys.grab()
@@ -175,12 +174,12 @@ def _frames(
                 source = reader = _Reader(file.fileno())
                 may_jump = False
         while source.time_s < next_s - _ROUNDING_S:
-            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+            platform_support.end_after(timeout_s)
             source.grab()
         if math.isinf(source.time_s):
             break
         shown = source.frame(resize_min)
-        signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may be busy
+        platform_support.end_after(0)  # the parent may be busy
         last_s = source.time_s
         yield last_s, shown
         next_s = (math.floor((last_s + _ROUNDING_S) / every_s) + 1) * every_s

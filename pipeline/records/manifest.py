@@ -163,9 +163,9 @@ class Manifest:
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def stage(self, partial_dir: Path) -> None:
+    def stage(self, folder: Path) -> None:
         """Write both manifest files into a staging folder, in FORMAT_VERSION."""
-        with (partial_dir / ROWS_NAME).open("w", encoding="ascii") as file:
+        with (folder / ROWS_NAME).open("w", encoding="ascii", newline="\n") as file:
             file.writelines(map(manifest_row.to_line, self.rows))
         head = {
             "format_version": FORMAT_VERSION,
@@ -176,8 +176,8 @@ class Manifest:
             "digest": self._digest(FORMAT_VERSION),
             "records_digest": self.records_digest,
         }
-        text = json.dumps(head, indent=2) + "\n"
-        (partial_dir / HEAD_NAME).write_text(text, encoding="ascii")
+        with (folder / HEAD_NAME).open("w", encoding="ascii", newline="\n") as file:
+            file.write(json.dumps(head, indent=2) + "\n")
 
     def same_data(self, other: Self) -> bool:
         """Return whether both describe the same records, splits and settings.

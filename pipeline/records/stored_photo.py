@@ -131,7 +131,7 @@ def parse(serialized: bytes, where: str) -> Record:
 class StoredPhotos:
     """Read the record of any row; threads may share a reader.
 
-    Record files of this machine stay open as long as the reader exists.
+    Record files stay open as long as the reader exists, but not on Windows.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -147,7 +147,7 @@ class StoredPhotos:
     def record(self, row: Row) -> Record:
         """Return the record of a row; raise DataError or OSError if that fails."""
         path = self.directory / row.file
-        if file_system.is_remote(str(path)):
+        if file_system.is_remote(str(path)) or not hasattr(os, "pread"):
             with path.open("rb") as file:
                 file.seek(row.offset)
                 data = file.read(row.length)

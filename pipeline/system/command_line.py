@@ -91,7 +91,7 @@ def run(
         _fail(str(error))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + 13)  # SIGPIPE, which Windows has not
     except _system_errors() as error:
         _fail(_describe(error))
     except (Stopped, Exception) as error:  # C++ code turns Stopped into another error
@@ -243,7 +243,9 @@ def as_label(text: str) -> str:
 
 def available_cpus() -> int:
     """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def log(text: str) -> None:

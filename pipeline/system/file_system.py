@@ -5,7 +5,6 @@ path of this machine.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+from pipeline.system import platform_support
 from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
@@ -26,7 +26,7 @@ MAX_TEXT_BYTES = 256 << 20  # of a text file that is read whole
 _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 30
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 # Name of a temporary file: the name it will have, machine and process, and a suffix.
-_LEFTOVER = re.compile(rf"\.(.+)\.{_MACHINE}-(\d+)\.(partial.*|old)", re.DOTALL)
+_LEFTOVER = re.compile(rf"\.(.+)\.{_MACHINE}-(\d{{1,9}})\.(partial.*|old)", re.DOTALL)
 # Source: github.com/git-lfs/git-lfs, docs/spec.md.
 LFS_POINTER = rb"version https://(git-lfs|hawser)\.github\.com/spec/"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -160,7 +160,7 @@ def prepare_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in [*folder.iterdir()]:
         match = _LEFTOVER.fullmatch(path.name)
-        if match is None or Path("/proc", match[2]).exists():
+        if match is None or platform_support.is_running(int(match[2])):
             continue
         with contextlib.suppress(OSError):  # another user's; or it is gone by now
             if match[3] == "old" and not os.path.lexists(folder / match[1]):
@@ -175,7 +175,8 @@ def scratch_folder(parent: str | Path = "") -> Iterator[Path]:
     place = Path(parent or tempfile.gettempdir())
     prepare_folder(place)
     suffix = _temporary(Path("graft"), ".partial").name
-    with tempfile.TemporaryDirectory(prefix=".", suffix=suffix, dir=place) as folder:
+    # Windows removes no file that is open; `prepare_folder` does it later.
+    with tempfile.TemporaryDirectory(suffix, ".", place, True) as folder:
         yield Path(folder)
 
 
@@ -185,12 +186,7 @@ def locked(folder: Path | BucketPath) -> Iterator[bool]:
     if isinstance(folder, BucketPath):
         yield True
         return
-    with _opened(folder) as descriptor:
-        is_free = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            is_free = False
+    with platform_support.locked(folder, on_wait=None) as is_free:
         yield is_free
 
 
@@ -231,16 +227,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(file: Path | BucketPath) -> None:
-    """Wait until a file or folder is on the disk; in a bucket it already is."""
-    if not isinstance(file, BucketPath):
-        with _opened(file) as descriptor:
-            os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(place: Path) -> Iterator[int]:
-    descriptor = os.open(place, os.O_RDONLY)
+    """Wait until a file is on the disk, or a folder where it can be opened."""
+    opens = platform_support.OPENS_FOLDERS  # not on Windows, which writes what it syncs
+    if isinstance(file, BucketPath) or not (opens or file.is_file()):
+        return
+    descriptor = os.open(file, os.O_RDONLY if opens else os.O_RDWR)
     try:
-        yield descriptor
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
 from typing import Any, TypeVar
 
-from pipeline.system import command_line
+from pipeline.system import command_line, platform_support
 from pipeline.system.errors import DataError
 
 Item = TypeVar("Item")
@@ -92,7 +92,7 @@ def map_blocks(
 
 def _check_memory(item: object, processes: Sequence[Any]) -> None:
     """Raise if SIGKILL ended one of the processes, which is not an item's fault."""
-    if -signal.SIGKILL in [process.exitcode for process in processes]:
+    if platform_support.KILLED in [process.exitcode for process in processes]:
         raise DataError(
             f"{item}: its process was killed, also when alone: memory is short. Free "
             "some, or lower --max_pixels."
@@ -110,7 +110,7 @@ def _pool(num_workers: int, initializer: Initializer) -> futures.ProcessPoolExec
 def _start_worker(initializer: Initializer) -> None:
     """Prepare a worker; it ends with its parent, even when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    platform_support.mask_signals("SIG_UNBLOCK", {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
     initializer()
 
@@ -128,7 +128,7 @@ def _submit(
 ) -> Pending[Item, Result]:
     # A process that starts here inherits the mask, and so survives Ctrl-C until it can
     # ignore it. It would run the main module, which may be a script of the user's.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = platform_support.mask_signals("SIG_BLOCK", {signal.SIGINT})
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         future = pool.submit(function, block)
@@ -137,7 +137,7 @@ def _submit(
         future.set_exception(error)
     finally:
         sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        platform_support.mask_signals("SIG_SETMASK", before)
     return block, future
 
 

@@ -4,34 +4,35 @@ A crash or a hang costs the file at hand and nothing else, and the child has lim
 memory and time. It does not protect from a file that takes over the child, which may
 do whatever the user may do.
 
-Requests and answers are messages through a socket, the child's standard input: two
-lengths, an object in JSON, bytes. The child says that it has read a request. Then come
-one answer or several, as parent and child agree.
+Requests and answers are messages through pipes, the child's standard input and output:
+two lengths, an object in JSON, bytes. The child says that it has read a request. Then
+come one answer or several, as parent and child agree.
 """
 
 import contextlib
 import io
 import json
 import os
-import resource
-import signal
-import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.system import platform_support
 from pipeline.system.errors import DataError
 
 Header = dict[str, Any]  # values that JSON can hold
 
 _LENGTHS = struct.Struct("<IQ")
+_READY = b"\0ready for requests\n"  # what is printed before is no answer
 _ENDING_S = 1  # for a process that has closed its pipes
+_FAILED = 3  # exit code of a child that raises; where there are no timers, 1 is theirs
 
 
 class NotStarted(DataError):
@@ -92,18 +93,16 @@ class Child:
         with self._lock:
             if self._process is None and not self._is_closed:
                 self._is_ready = False
-                self._socket, end_of_child = socket.socketpair()
-                self._socket.settimeout(self._start_timeout_s)
-                self._stream = self._socket.makefile("rwb")
-                with end_of_child:
-                    self._process = subprocess.Popen(
-                        self._command,
-                        stdin=end_of_child.fileno(),
-                        stdout=subprocess.DEVNULL,  # printed text is not an answer
-                        stderr=subprocess.DEVNULL,
-                        start_new_session=True,  # Ctrl-C is the parent's to handle
-                        env={**os.environ, **self._environment},
-                    )
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, **self._environment},
+                    # Ctrl-C is the parent's to handle: on Linux and macOS; on Windows.
+                    start_new_session=True,
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
 
     def wait_until_ready(self) -> None:
         """Start a process unless there is one; return when it waits for requests.
@@ -111,20 +110,32 @@ class Child:
         A process that ends or takes too long before is NotStarted, or ChildEnded if
         `close` was called.
         """
+        started_s = time.monotonic()
         try:
             self.start()
             if not self._is_ready:
-                self.receive()
-                self._socket.settimeout(None)
+                self._read_until_ready()
         except (OSError, ChildEnded) as error:
             if self._is_closed:
                 raise ChildEnded from error
-            ending = "took too long" if isinstance(error, OutOfTime) else "failed"
+            is_late = time.monotonic() - started_s >= self._start_timeout_s
+            ending = "took too long" if is_late else "failed"
             raise NotStarted(
                 f"The start of a process to {self._task} {ending}. Check that this "
                 "machine has free memory and try again."
             ) from error
         self._is_ready = True
+
+    def _read_until_ready(self) -> None:
+        limit = threading.Timer(self._start_timeout_s, self._end)
+        limit.start()
+        try:
+            with self._messages() as (_, answers):
+                while not (line := answers.readline()).endswith(_READY):
+                    if not line:
+                        raise EOFError
+        finally:
+            limit.cancel()
 
     def send(self, request: Header, data: bytes = b"", *, timeout_s: float) -> None:
         """Send a request and its bytes, or raise as `wait_until_ready` does.
@@ -135,10 +146,10 @@ class Child:
         for is_last_try in (False, True):
             self.wait_until_ready()
             try:
-                with self._messages() as stream:
-                    write_message(stream, {**request, "timeout_s": timeout_s}, data)
-                    stream.flush()
-                    read_message(stream)
+                with self._messages() as (requests, answers):
+                    write_message(requests, {**request, "timeout_s": timeout_s}, data)
+                    requests.flush()
+                    read_message(answers)
                 return
             except ChildEnded:
                 if is_last_try:
@@ -146,26 +157,24 @@ class Child:
 
     def receive(self) -> tuple[Header, memoryview]:
         """Wait for the next answer, or raise ChildEnded."""
-        with self._messages() as stream:
-            return read_message(stream)
+        with self._messages() as (_, answers):
+            return read_message(answers)
 
     @contextlib.contextmanager
-    def _messages(self) -> Iterator[io.BufferedIOBase]:
-        """Provide the stream, and end the child if a message does not get through."""
+    def _messages(self) -> Iterator[tuple[Any, Any]]:
+        """Provide the pipes, and end the child if a message does not get through."""
         process = self._process
         if process is None:
             raise ChildEnded
         try:
-            yield self._stream
+            yield process.stdin, process.stdout
         except (OSError, EOFError, ValueError) as error:
-            if not isinstance(error, TimeoutError):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_ENDING_S)  # or its exit code is that of our kill
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_ENDING_S)  # or its exit code is that of our kill
             code = self._end()
-            limits = (-signal.SIGALRM, -signal.SIGXCPU)
-            if isinstance(error, TimeoutError) or code in limits:
+            if self._is_ready and code in platform_support.OUT_OF_TIME:
                 raise OutOfTime from error
-            if code == -signal.SIGKILL and not self._is_closed:
+            if code == platform_support.KILLED and not self._is_closed:
                 raise Killed from error
             raise ChildEnded from error
         except BaseException:  # Ctrl-C: the next answer would be that to this request
@@ -179,8 +188,9 @@ class Child:
         if process is None:
             return 0
         process.kill()
-        with contextlib.suppress(OSError), self._socket:
-            self._stream.close()
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with contextlib.suppress(OSError):
+                pipe.close()
         return process.wait()
 
     def close(self) -> None:
@@ -193,48 +203,38 @@ def serve(
     answer: Callable[[Header, bytes], Iterable[tuple[Header, bytes | memoryview]]],
 ) -> None:
     """Answer requests until the parent ends, in the `main` of a child's module."""
-    stream = socket.socket(fileno=0).makefile("rwb")
-    lower_limit(resource.RLIMIT_CORE, 0)
-    write_message(stream, {"ready": True})
+    sys.excepthook = lambda *_: os._exit(_FAILED)
+    platform_support.lower_limit("RLIMIT_CORE", 0)
+    requests: Any = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    answers.write(_READY)
     while True:
-        stream.flush()
-        # Its signal ends the process, whether or not a parent is left to do so.
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.flush()
+        # This ends the process, whether or not a parent is left to do so.
+        platform_support.end_after(0)
         try:
-            request, data = read_message(stream)
+            request, data = read_message(requests)
         except EOFError:
             return
-        write_message(stream, {"has_read": True})
-        stream.flush()
-        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+        write_message(answers, {"has_read": True})
+        answers.flush()
+        platform_support.end_after(request["timeout_s"])
         for header, content in answer(request, bytes(data)):
-            write_message(stream, header, content)
-
-
-def limit_memory(more_bytes: int) -> None:
-    """Let this process take at most `more_bytes` of memory more than it has."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    lower_limit(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
-
-
-def lower_limit(kind: int, value: int) -> None:
-    """Limit a resource.RLIMIT_* of this process; a lower limit of the user stays."""
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, hard))
+            write_message(answers, header, content)
 
 
 def write_message(
     stream: io.BufferedIOBase, header: Header, data: bytes | memoryview = b""
 ) -> None:
-    """Write a message to a socket or a file."""
+    """Write a message to a pipe or a file."""
     text = json.dumps(header).encode()
     stream.write(_LENGTHS.pack(len(text), len(data)) + text)
     stream.write(data)
 
 
 def read_message(stream: io.BufferedIOBase) -> tuple[Header, memoryview]:
-    """Read a message from a socket or a file, or raise EOFError."""
+    """Read a message from a pipe or a file, or raise EOFError."""
     text_size, data_size = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
     header = json.loads(bytes(_read(stream, text_size)))
     return header, _read(stream, data_size)

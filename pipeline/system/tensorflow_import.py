@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 
-from pipeline.system import file_system, standard_error
+from pipeline.system import file_system, platform_support
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # TensorFlow leaves oneDNN's kernels off on x86 processors without AVX512-VNNI. With
@@ -36,7 +36,7 @@ _collects = gc.isenabled()
 gc.disable()
 sys.modules.update(dict.fromkeys(_hidden))  # type: ignore[arg-type]
 try:
-    with standard_error.silenced():
+    with platform_support.stderr_silenced():
         import keras  # noqa: F401
         import tensorflow as tf
 

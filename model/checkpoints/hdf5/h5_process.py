@@ -8,7 +8,6 @@ other file is opened.
 
 import math
 import re
-import resource
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
@@ -16,7 +15,7 @@ import h5py
 import numpy as np
 
 from model.checkpoints import bounds, errors
-from pipeline.system import sandbox
+from pipeline.system import platform_support, sandbox
 
 _MAX_OBJECTS = 100_000
 _MAX_NAME = 1000  # characters
@@ -44,8 +43,8 @@ def main() -> None:
 
 def answers(request: sandbox.Header, _: bytes) -> Answers:
     """Read a file, and limit the memory and CPU time of this process for good."""
-    sandbox.limit_memory(_WORKING_MEMORY + request["limit_bytes"])
-    sandbox.lower_limit(resource.RLIMIT_CPU, request["cpu_s"])
+    platform_support.limit_memory(_WORKING_MEMORY + request["limit_bytes"])
+    platform_support.lower_limit("RLIMIT_CPU", request["cpu_s"])
     try:
         with h5py.File(request["path"], "r", locking=False) as file:
             yield from _read(file, request["limit_bytes"])

@@ -10,7 +10,7 @@ from model.evaluation.held_out import label_errors
 from model.evaluation.run_evaluation import EvaluationData
 from model.evaluation.stored_logits import Predictions, pool
 from model.loop import metrics
-from model.runs import finished_run, run_folder
+from model.runs import finished_run, run_folder, run_list
 from model.runs.finished_run import FinishedRun
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -35,7 +35,7 @@ def evaluate_folds(config: Config) -> run_evaluation.RunEvaluation:
     Writes folds.json, folds.npz and the doubts. The `run` of the result stands for all
     runs: it has their folder, settings and records.
     """
-    directory = run_folder.shown(Path(config.run_dir))
+    directory = run_folder.shown(run_list.find(config.run_dir))
     if config.data or config.split != "test":
         raise run_folder.RunError(
             f"--{'data' if config.data else 'split'}: the folds in {directory} are "

@@ -8,12 +8,10 @@ would become too large and many slots are no longer used, new files replace them
 """
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, file_system, platform_support
 
 CAP_BYTES = 10 << 30
 _IDENTITY_NAME, _KEYS_NAME = "about.json", "photos.keys"
@@ -43,7 +41,9 @@ def opened(
     file_system.make_inside(cache_dir.parent, cache_dir.name, folder.name)
     file_system.refuse_link(folder / _IDENTITY_NAME)
     (folder / _IDENTITY_NAME).write_text(json.dumps(identity, indent=2) + "\n")
-    with _locked(folder):
+    text = f"{folder}: waiting for another training that computes these features"
+    notice = functools.partial(command_line.log, text)
+    with platform_support.locked(folder / _IDENTITY_NAME, notice):
         yield FeatureStore(folder, keys, views, shape, stored_dtype(identity))
     _evict(cache_dir, keep=folder)
 
@@ -171,20 +171,6 @@ def stored_dtype(identity: dict[str, Any]) -> Any:
     return np.float32 if identity["precision"] == "float32" else np.float16
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into a cache; the others wait, and log it."""
-    with (folder / _IDENTITY_NAME).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            command_line.log(
-                f"{folder}: waiting for another training that computes these features"
-            )
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _file_name(view: int, kind: str = "features") -> str:
     return f"view{view}.{kind}"
 
@@ -204,7 +190,7 @@ def _open(path: Path, shape: Sequence[int], dtype: Any) -> np.memmap:
         try:
             if size < array_bytes:
                 # A full disk is an error now, not a signal in the middle of a write.
-                os.posix_fallocate(file.fileno(), 0, array_bytes)
+                platform_support.allocate(file.fileno(), 0, array_bytes)
         except OSError as error:
             file.truncate(size)
             raise OSError(
@@ -219,7 +205,7 @@ def _evict(cache_dir: Path, keep: Path) -> None:
         cache_dir.glob(f"*/{_IDENTITY_NAME}"), key=lambda path: path.lstat().st_mtime
     )
     sizes = {
-        mark.parent: sum(path.lstat().st_blocks * 512 for path in mark.parent.iterdir())
+        mark.parent: sum(path.lstat().st_size for path in mark.parent.iterdir())
         for mark in marks
         if not mark.parent.is_symlink()
     }
@@ -227,5 +213,5 @@ def _evict(cache_dir: Path, keep: Path) -> None:
         if sum(sizes.values()) <= CAP_BYTES:
             return
         if folder != keep:
-            shutil.rmtree(folder)
+            file_system.remove_tree(folder)
             del sizes[folder]

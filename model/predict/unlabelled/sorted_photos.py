@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Folders of photos whose class is not probable enough, or that show no known class.
 UNSURE, NONE = "unsure", "none"
 _LONGEST_NAME = 255  # bytes of a file's name
+_NOT_IN_NAMES = set("/\0" if os.name == "posix" else '<>:"/\\|?*\0')
 
 
 def by_labels(config: Config) -> None:
@@ -55,7 +56,7 @@ def class_folder(class_name: str) -> str:
     name that would be hidden, or be one of the two other folders.
     """
     is_long = len(os.fsencode(class_name)) > _LONGEST_NAME
-    if is_long or "/" in class_name or "\0" in class_name:
+    if is_long or set(class_name) & _NOT_IN_NAMES:
         class_name = file_system.file_name(class_name)
     if class_name.startswith(".") or class_name.casefold() in (UNSURE, NONE):
         return f"%{ord(class_name[0]):02X}{class_name[1:]}"

@@ -27,7 +27,7 @@ from pipeline.images import photo_files, record_image
 from pipeline.records import manifest
 from pipeline.records.manifest_row import ImageError
 from pipeline.review import photo_review
-from pipeline.system import command_line, file_system, html_templates, standard_error
+from pipeline.system import command_line, file_system, html_templates, platform_support
 from pipeline.system.errors import DataError
 
 _TEMPLATE = Path(__file__).parent / "suggestions.html"
@@ -158,7 +158,7 @@ class Pool:
             f"--sort_into=CLASS_FOLDERS --sort_by={photo_review.LABELS}",
             file_name=photo_review.LABELS,
         )
-        with standard_error.silenced():
+        with platform_support.stderr_silenced():
             photos = photo_review.thumbnail_urls(self._encoded, suggested, _SIDE_PX)
         template = html_templates.load_template(_TEMPLATE, photo_review.TEMPLATES)
         return template.render(

@@ -4,14 +4,11 @@ A file for the disk arrives in `TARGET.part`, which a later call continues. It g
 name once its size and hash are right.
 """
 
-import contextlib
-import fcntl
+import functools
 import hashlib
 import itertools
-import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import requests
@@ -19,7 +16,7 @@ import urllib3
 from requests import adapters
 from urllib3 import exceptions
 
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, file_system, platform_support
 from pipeline.system.errors import DataError
 
 _CONNECT_TIMEOUT_S = 5.0  # without a network, users learn it within seconds
@@ -100,19 +97,24 @@ def download(
     part = target.with_name(f"{target.name}.part")
     for path in (part, part.with_suffix(".etag")):
         file_system.refuse_link(path)
-    with _locked(part):
-        if _is_complete(target, digest, size_bytes):  # by another process, by now
-            return
-        _fill(url, part, size_bytes, backoff_s)
-        part.with_suffix(".etag").unlink(missing_ok=True)
-        if difference := _difference(part, digest, size_bytes):
-            part.unlink()  # nothing to continue with
-            raise DownloadError(
-                url,
-                f"{difference}. The file on the server has changed, was damaged on the "
-                "way, or a proxy answered instead",
-            )
-        part.replace(target)
+    text = f"{target}: waiting for another process that downloads it"
+    with platform_support.locked(part, functools.partial(command_line.log, text)):
+        try:
+            if _is_complete(target, digest, size_bytes):  # by another process, by now
+                return
+            _fill(url, part, size_bytes, backoff_s)
+            part.with_suffix(".etag").unlink(missing_ok=True)
+            if difference := _difference(part, digest, size_bytes):
+                part.unlink()  # nothing to continue with
+                raise DownloadError(
+                    url,
+                    f"{difference}. The file on the server has changed, was damaged on "
+                    "the way, or a proxy answered instead",
+                )
+            part.replace(target)
+        finally:
+            if not _size(part):
+                part.unlink(missing_ok=True)
 
 
 def _is_complete(target: Path, digest: str, size_bytes: int) -> bool:
@@ -121,24 +123,6 @@ def _is_complete(target: Path, digest: str, size_bytes: int) -> bool:
     if difference := _difference(target, digest, size_bytes):
         raise DownloadError(str(target), f"{difference}. Remove the file and run again")
     return True
-
-
-@contextlib.contextmanager
-def _locked(part: Path) -> Iterator[None]:
-    """Keep other processes from writing to the same part; they wait."""
-    while True:
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Another process may have renamed or removed it meanwhile.
-            locked = os.fstat(file.fileno())
-            if not part.exists() or not os.path.samestat(locked, part.stat()):
-                continue
-            try:
-                yield
-            finally:
-                if not _size(part):
-                    part.unlink(missing_ok=True)
-            return
 
 
 def _fill(url: str, part: Path, size_bytes: int, backoff_s: float) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pipeline.images import opencv, record_image
 from pipeline.records.manifest_row import Code, ImageError
-from pipeline.system import standard_error
+from pipeline.system import platform_support
 from tests.support import drawn_photos
 
 
@@ -34,7 +34,7 @@ encode = record_image.encode_for_record
 def encode_as_worker(data):
     """Encode with stderr as workers use it, which is given back afterwards."""
     stderr = os.dup(2)
-    standard_error.collect()
+    platform_support.collect_stderr()
     try:
         return encode(data)
     finally:

@@ -3,13 +3,12 @@
 import collections
 import itertools
 import os
-import resource
 import signal
 import sys
 import time
 from pathlib import Path
 
-from pipeline.system import sandbox
+from pipeline.system import platform_support, sandbox
 
 
 def main():
@@ -32,11 +31,11 @@ def answers(request, data):
         time.sleep(60)
     elif work and work.startswith("spin"):
         if work == "spin with little CPU time":
-            sandbox.lower_limit(resource.RLIMIT_CPU, 1)
+            platform_support.lower_limit("RLIMIT_CPU", 1)
         # In C, where no handler of Python's can run.
         collections.deque(itertools.repeat(0), maxlen=0)
     elif work == "take memory":
-        sandbox.limit_memory(64 << 20)
+        platform_support.limit_memory(64 << 20)
         try:
             bytearray(96 << 20)
         except MemoryError:
