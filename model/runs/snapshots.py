@@ -126,12 +126,13 @@ class Clock:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Let SIGUSR1 request a snapshot inside the block."""
+        """Let SIGUSR1 request a snapshot inside the block; Windows does not have it."""
 
         def request(_: int, __: FrameType | None) -> None:
             self._requested = True
 
-        if threading.current_thread() is not threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if not (is_main and hasattr(signal, "SIGUSR1")):
             yield
             return
         before = signal.signal(signal.SIGUSR1, request)

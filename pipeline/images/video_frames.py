@@ -14,7 +14,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.images import (
     decode_files,
@@ -155,7 +156,7 @@ def _frames(
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         raise ImageError(Code.UNREADABLE, message) from error
-    reader, keys = _Reader(file.fileno()), _Reader(file.fileno(), "nonkey")
+    reader, keys = _Reader(file), _Reader(file, "nonkey")
     jump_s, may_jump = _JUMP_FRAMES / reader.rate, True
     last_s, last_key_s, between_keys_s, next_s = -1.0, -1.0, 0.0, 0.0
     while True:
@@ -171,7 +172,7 @@ def _frames(
             is_last = next_s > reader.stated_s - 1 / reader.rate
             if reader.time_s > next_s + _ROUNDING_S and not is_last:
                 # The frame rate varies, or the file is cut off: read on without jumps.
-                source = reader = _Reader(file.fileno())
+                source = reader = _Reader(file)
                 may_jump = False
         while source.time_s < next_s - _ROUNDING_S:
             platform_support.end_after(timeout_s)
@@ -194,16 +195,19 @@ def _frames(
 class _Reader:
     """A video that is read frame by frame: all frames, or key frames only."""
 
-    def __init__(self, descriptor: int, discard: str = "none") -> None:
-        """Open a file, or raise ImageError.
+    def __init__(self, file: BinaryIO, discard: str = "none") -> None:
+        """Open a file again, or raise ImageError.
 
-        FFmpeg gets no file name, which it could mistake for an address or a pattern.
+        On Linux, FFmpeg gets no file name, which it could mistake for an address or a
+        pattern. Elsewhere, /dev/fd has one position for all readers, or is missing.
         """
+        name = f"/dev/fd/{file.fileno()}"
+        if not Path("/proc/self/fd").exists():
+            name = f"file:{Path(file.name).absolute()}"
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"{_OPTIONS}|avdiscard;{discard}"
         threads = min(command_line.available_cpus(), _MAX_THREADS)
-        self._capture = cv2.VideoCapture(
-            f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]
-        )
+        options = [cv2.CAP_PROP_N_THREADS, threads]
+        self._capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, options)
         self.time_s = self.last_s = -1.0  # of the frame; infinity after the last one
         self._num_frames, self._stated = 0.0, self._fact("FRAME_COUNT")
         self.rate = max(self._fact("FPS"), 1e-3)  # mean frames per second

@@ -30,7 +30,7 @@ from pipeline.system.errors import DataError
 Header = dict[str, Any]  # values that JSON can hold
 
 _LENGTHS = struct.Struct("<IQ")
-_READY = b"\0ready for requests\n"  # what is printed before is no answer
+_READY = b"\0ready for requests\n"  # text printed before is not an answer
 _ENDING_S = 1  # for a process that has closed its pipes
 _FAILED = 3  # exit code of a child that raises; where there are no timers, 1 is theirs
 

@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# PYTHONPATH of processes that lack what Windows or macOS lack.
+OTHER_SYSTEMS = f"{ROOT}/tests/support/other_systems:{ROOT}"
 # What Git LFS leaves in place of a large file.
 LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"

@@ -33,15 +33,18 @@ def wait_for_end(pid):
         time.sleep(0.05)
 
 
+def environment_of(cache=None, **more):
+    """Return the environment of this process with another cache folder, and more."""
+    folders = {} if cache is None else {"XDG_CACHE_HOME": str(cache)}
+    return {**os.environ, **more, **folders}
+
+
 def start_command(*words, cwd=files.ROOT, cache=None, **environment):
     """Start `python WORDS` as a user would; return the process."""
-    environment = {**os.environ, **environment}
-    if cache is not None:
-        environment["XDG_CACHE_HOME"] = str(cache)
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=cwd,
-        env=environment,
+        env=environment_of(cache, **environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -27,6 +27,8 @@ def answers(request, data):
     work, error = request.get("work"), ""
     if work == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif work == "raise":
+        raise ValueError
     elif work == "sleep":
         time.sleep(60)
     elif work and work.startswith("spin"):
