@@ -20,6 +20,5 @@ def service(shared_run):
 @pytest.fixture(scope="session")
 def server(shared_run):
     """A server in a process of its own."""
-    pytest.importorskip("tornado", reason="the extra serve is not installed")
     with server_process.running(shared_run) as started:
         yield started

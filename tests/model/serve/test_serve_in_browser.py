@@ -8,7 +8,6 @@ import pytest
 
 from tests.support import browser, drawn_photos, server_process
 
-pytest.importorskip("tornado", reason="the extra serve is not installed")
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
 # Drops or pastes a file that the script makes, like a file manager.

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import requests
 
-pytest.importorskip("tornado", reason="the extra serve is not installed")
-
 from model.serve import (
     collected_photos,
     prediction_service,

@@ -5,9 +5,6 @@ import socket
 import time
 
 import pytest
-
-pytest.importorskip("tornado", reason="the extra serve is not installed")
-
 from tornado import web
 
 from tests.support import server_process
