@@ -22,6 +22,9 @@ def main(typed: dict[str, Any]) -> None:
     """Train, or do what --resume, --plan or --find_rate ask for."""
     action = config_flags.build(settings.Action, typed)
     run_dir = settings.run_to_resume(typed)
+    rank, size = _rank_and_size()
+    if size > 1:
+        command_line.name_process(f"process {rank + 1} of {size}", speaks=rank == 0)
     configs = recipe.combinations(typed)
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
@@ -69,9 +72,12 @@ def train(configs: Sequence[settings.Config]) -> Path:
 
 
 def _rank_and_size() -> tuple[int, int]:
+    if not (tf_config := os.environ.get("TF_CONFIG")):
+        return 0, 1
+    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.loop import distributed
 
-    return distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
+    return distributed.rank_and_size(tf_config)
 
 
 def report(directory: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,24 +15,24 @@ from tests.support import cases, processes
 
 
 @pytest.fixture
-def start_both(shared_records, weights_cache):
-    """Return a function that starts both processes of a training, the chief first."""
+def start(weights_cache):
+    """Return a function that starts the processes of a training, the chief first."""
 
-    def start(*flags):
+    def start_processes(number, *flags):
         # Below the ports that the system gives to connections of others.
-        ports = random.sample(range(20_000, 32_000), 2)
+        ports = random.sample(range(20_000, 32_000), number)
         cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-        tasks = [{"type": "worker", "index": rank} for rank in range(2)]
+        tasks = [{"type": "worker", "index": rank} for rank in range(number)]
         return [
             processes.start_command(
-                *("train.py", f"--data={shared_records}", *SETTINGS, *flags),
+                *("train.py", *flags),
                 cache=weights_cache,
                 TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
             )
             for task in tasks
         ]
 
-    return start
+    return start_processes
 
 
 # Steps of 13 photos of 48, so that the last is smaller; nothing is random.
@@ -41,21 +42,31 @@ SETTINGS = (
 )
 
 
+def finish(started):
+    """Return exit codes, what is on stdout, and the lines of stderr."""
+    texts = [process.communicate(timeout=180) for process in started]
+    codes = [process.returncode for process in started]
+    outputs, errors = zip(*texts, strict=True)
+    return codes, outputs, [[*filter(None, error.split("\n"))] for error in errors]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(
-    start_both, shared_records, weights_cache, tmp_path
+    start, shared_records, weights_cache, tmp_path
 ):
     alone, joint = tmp_path / "alone", tmp_path / "joint"
-    flags = ("--epochs=3", f"--run_dir={alone}", f"--data={shared_records}")
-    done = processes.run_command("train.py", *SETTINGS, *flags, cache=weights_cache)
+    flags = (*SETTINGS, "--epochs=3", f"--data={shared_records}")
+    done = processes.run_command(
+        "train.py", *flags, f"--run_dir={alone}", cache=weights_cache
+    )
     assert done.returncode == 0, done.stderr
-    both = start_both("--epochs=3", f"--run_dir={joint}")
-    (chief_out, chief_err), other = [p.communicate(timeout=180) for p in both]
-    assert [process.returncode for process in both] == [0, 0], (chief_err, other)
-    assert "process 1 of 2" in chief_err
-    assert "process 2 of 2" in other[1]
-    assert "best epoch" in chief_out
-    assert other[0] == ""  # the chief alone reports the result
+    both = start(2, *flags, f"--run_dir={joint}")
+    codes, outputs, errors = finish(both)
+    assert codes == [0, 0], errors
+    assert "best epoch" in outputs[0]
+    assert any("process 1 of 2" in line for line in errors[0])
+    assert not [line for line in errors[0] if "WARNING" in line]
+    assert (outputs[1], errors[1]) == ("", [])  # the chief alone speaks
     names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
     results = [finished_run.read(str(path)).results() for path in (alone, joint)]
     for expected, result in zip(*results, strict=True):
@@ -65,23 +76,50 @@ def test_two_processes_train_as_one_does(
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_stops_the_others(start_both, tmp_path):
-    directory = tmp_path / "run"
-    chief, other = start_both(
-        "--epochs=100000", "--snapshot_steps=5", f"--run_dir={directory}"
-    )
+@pytest.mark.parametrize("victim", [0, 1], ids=["chief", "worker"])
+def test_a_process_that_is_killed_stops_the_others_and_all_resume(
+    start, shared_records, tmp_path, victim
+):
+    """Three end with the same weights, to the bit, as three that were never killed."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = (*SETTINGS, "--epochs=6", f"--data={shared_records}", "--snapshot_steps=3")
+    assert finish(start(3, *flags, f"--run_dir={whole}"))[0] == [0, 0, 0]
+    three = start(3, *flags, f"--run_dir={killed}")
     try:
-        processes.wait_until(chief, lambda: list(directory.glob("checkpoints/*.npz")))
-        other.kill()
-        _, stderr = chief.communicate(timeout=120)
+        snapshots = killed / "checkpoints"
+        processes.wait_until(three[0], lambda: [*snapshots.glob("*.npz")])
+        three[victim].kill()
+        codes, _, errors = finish(three)
     finally:
-        chief.kill()
-        other.kill()
-        other.communicate()
-    assert chief.returncode == 2, stderr
-    assert "another process of this training does not answer" in stderr
-    assert f"--resume={directory}" in stderr
-    assert "Traceback" not in stderr
+        for process in three:
+            process.kill()
+    assert codes == [-9 if rank == victim else 2 for rank in range(3)], errors
+    for rank in {0, 1, 2} - {victim}:
+        line = errors[rank][-1]
+        assert line.startswith(f"error: process {rank + 1} of 3: {killed}: another ")
+        assert "does not answer (" in line
+        assert line.endswith("). Start all of them again with --resume.")
+        assert "defined at" not in line
+        assert rank == 0 or errors[rank] == [line]
+    codes, outputs, errors = finish(start(3, f"--resume={killed}"))
+    assert codes == [0, 0, 0], errors
+    assert sum("resumed after step" in line for line in errors[0]) == 1
+    assert (outputs[1:], errors[1:]) == (("", ""), [[], []])
+    assert weights(killed) == weights(whole)
+
+
+def weights(directory):
+    with zipfile.ZipFile(directory / "model.keras") as archive:
+        return archive.read("model.weights.h5")
+
+
+@pytest.mark.slow
+def test_an_error_is_one_line_of_each_process(start, tmp_path):
+    codes, outputs, errors = finish(start(3, f"--data={tmp_path}"))
+    assert (codes, outputs) == ([2, 2, 2], ("", "", ""))
+    for rank, lines in enumerate(errors):
+        assert lines[-1].startswith(f"error: process {rank + 1} of 3: {tmp_path}: ")
+        assert len(lines) == (2 if rank == 0 else 1)  # the chief: a note on --ckpt
 
 
 ON_TWO_DEVICES = """

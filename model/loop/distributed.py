@@ -49,6 +49,8 @@ class ProcessGroup:
     def from_environment(cls) -> "ProcessGroup":
         """Connect the processes of TF_CONFIG, before TensorFlow computes anything."""
         rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
+        if size > 1:  # a warning of sums outside of graphs, of which there are few
+            tf.get_logger().setLevel("ERROR")
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
         return cls(rank=rank, size=size, strategy=strategy)
 

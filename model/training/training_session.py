@@ -104,9 +104,12 @@ class TrainingSession:
             self._networks[0].folder.write_text(run_folder.DIVERGED, f"{error}\n")
             raise
         except distributed.LOST as error:
+            # A list of places in the code comes first.
+            line = str(error).rpartition("\n\n")[2].partition("\n")[0]
             raise distributed.WorkerLost(
                 f"{self._directory}: another process of this training does not answer "
-                f"({error!s:.200}). Start all of them again with --resume."
+                f"({line.rpartition('aborted by: ')[2]:.200}). Start all of them again "
+                "with --resume."
             ) from error
         else:
             self._remove_snapshots()

@@ -57,6 +57,7 @@ def _escape(error: Any) -> tuple[str | bytes, int]:
 codecs.register_error(_ESCAPED, _escape)
 _held_back: list[int] | None = None  # signals within `graceful`; None outside of it
 _last_signal = 0
+_process = ""  # "process 2 of 3: " where several do the same work
 
 
 def run(
@@ -74,18 +75,22 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     _prepare_streams()
+    stderr = sys.stderr
     doc = sys.modules[main.__module__].__doc__ or ""
     try:
         typed = read_words(sys.argv[1:], doc, kinds, passes_on)
         if isinstance(typed, str):
             say(typed)
         else:
-            main(typed)
+            try:
+                main(typed)
+            finally:
+                sys.stderr = stderr  # see `name_process`
         sys.stdout.flush()
         if "tensorflow" in sys.modules:  # freeing its memory would take 1 s
             _end(0)
     except UsageError as error:
-        log(f"error: {error}")
+        log(f"error: {_process}{error}")
         sys.exit(2)
     except UserError as error:
         _fail(str(error))
@@ -98,7 +103,7 @@ def run(
         stop = error.signal if isinstance(error, Stopped) else _last_signal
         if not stop:
             raise
-        log(f"stopped by {signal.Signals(stop).name}")
+        log(f"{_process}stopped by {signal.Signals(stop).name}")
         _end(128 + stop)
 
 
@@ -180,7 +185,7 @@ def _end(code: int) -> NoReturn:
 
 def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
-    log(f"error: {line[:_MAX_ERROR]}" + "..." * (len(line) > _MAX_ERROR))
+    log(f"error: {_process}{line[:_MAX_ERROR]}" + "..." * (len(line) > _MAX_ERROR))
     _end(2)
 
 
@@ -246,6 +251,14 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # on Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def name_process(name: str, *, speaks: bool) -> None:
+    """Name this process in its errors; one that does not speak logs nothing else."""
+    global _process
+    _process = f"{name}: "
+    if not speaks:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def log(text: str) -> None:
