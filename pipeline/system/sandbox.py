@@ -187,10 +187,8 @@ class Child:
             process, self._process = self._process, None
         if process is None:
             return 0
-        process.kill()
-        for pipe in filter(None, (process.stdin, process.stdout)):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        with contextlib.suppress(OSError), process:  # which closes the pipes
+            process.kill()
         return process.wait()
 
     def close(self) -> None:

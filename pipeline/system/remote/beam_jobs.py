@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.system import config_flags, standard_error
+from pipeline.system import config_flags, platform_support
 from pipeline.system.errors import DataError
 
 LOCAL = "local"  # no runner of Beam
@@ -80,7 +80,7 @@ class BeamJobs:
             flags = [*flags, "--dask_partition_size=1"]
         self._beam: Any = apache_beam
         try:
-            with standard_error.silenced():
+            with platform_support.stderr_silenced():
                 words = [f"--runner={runner}", *flags]
                 self._options = pipeline_options.PipelineOptions(words)
                 self._options.get_all_options()  # parses them
@@ -92,7 +92,7 @@ class BeamJobs:
         beam = self._beam
         try:
             # What workers of this machine write is dropped, too.
-            with standard_error.silenced(), contextlib.ExitStack() as stack:
+            with platform_support.stderr_silenced(), contextlib.ExitStack() as stack:
                 pipeline = beam.Pipeline(runner=self._runner, options=self._options)
                 _ = (
                     pipeline
