@@ -283,7 +283,7 @@ class TestEviction:
         first, _, third = folders
         assert all(folder.exists() for folder in folders)  # below the cap
         files = [*first.iterdir(), *third.iterdir()]
-        cap = sum(path.stat().st_blocks * 512 for path in files)
+        cap = sum(path.stat().st_size for path in files)
         monkeypatch.setattr(feature_store, "CAP_BYTES", cap)
         extract({0: every}, precision="float32")  # now the first is the newest
         assert [folder.exists() for folder in folders] == [True, False, True]
