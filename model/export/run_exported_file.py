@@ -80,7 +80,8 @@ def _onnx(request: Request, _: str) -> tuple[Classify, list[str]]:
 def _litert(request: Request, _: str) -> tuple[Classify, list[str]]:
     from ai_edge_litert import interpreter
 
-    num_threads = len(getattr(os, "sched_getaffinity", lambda _: "1")(0))
+    has_affinity = hasattr(os, "sched_getaffinity")  # on Linux
+    num_threads = len(os.sched_getaffinity(0)) if has_affinity else 1
     loaded = interpreter.Interpreter(request["model"], num_threads=num_threads)
     runner = loaded.get_signature_runner("serving_default")
 

@@ -96,7 +96,7 @@ def run(
         _fail(str(error))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + 13)  # SIGPIPE, which Windows has not
+        sys.exit(128 + 13)  # SIGPIPE, which Windows lacks
     except _system_errors() as error:
         _fail(_describe(error))
     except (Stopped, Exception) as error:  # C++ code turns Stopped into another error

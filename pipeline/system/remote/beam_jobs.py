@@ -39,11 +39,8 @@ def check_flags(config: Any) -> None:
     allowed, is_parallel = _FLAGS.get(runner, ()), "running_mode=multi" in str(flags)
     useless = ["--workers"] * bool(getattr(config, "workers", 0))
     for name in (flag.partition("=")[0] for flag in flags):
-        if (
-            name not in allowed
-            if allowed
-            else name.startswith(("--direct_", "--dask_"))
-        ):
+        is_anothers = name.startswith(("--direct_", "--dask_"))
+        if name not in allowed if allowed else is_anothers:
             names = f" (expected one of {', '.join(allowed)})" * bool(allowed)
             useless.append(name + names)
         elif name == "--direct_num_workers" and not is_parallel:
