@@ -7,6 +7,7 @@ decode them (pipeline.images.isolated_decoder), and TensorFlow crops and resizes
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
@@ -56,18 +57,18 @@ def read(
     batch_size: int,
     resize_min: int = file_headers.RESIZE_MIN,
     white_level: int = 0,
-    num_workers: int = 0,
+    decoders: isolated_decoder.Decoders | None = None,
 ) -> Iterator[PhotoBatch]:
     """Yield batches of photos in their order; memory does not grow with their number.
 
     `resize_min` and `white_level` are those of the conversion whose pixels are wanted.
-    `num_workers` processes decode; 0 stands for one per processor.
+    If there are decoders, which have settings of their own, they decode, and stay.
     """
-    num_workers = num_workers or command_line.available_cpus()
-    network_input = NetworkInput(spec)
+    num_workers = command_line.available_cpus()
+    network_input = _network_input(spec)
     blocks = process_pool.blocks(photos, batch_size)
     waiting = collections.deque[tuple[Sequence[str], list[_Pending]]]()
-    running = isolated_decoder.Decoders(
+    running = decoders or isolated_decoder.Decoders(
         num_workers,
         timeout_s=_TIMEOUT_S,
         resize_min=resize_min,
@@ -92,7 +93,8 @@ def read(
                 yield PhotoBatch.of(names, [task.result() for task in pending], spec)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-            running.close()
+            if decoders is None:
+                running.close()
 
 
 class NetworkInput:
@@ -148,3 +150,6 @@ class NetworkInput:
         sizes = np.array([pixels.shape[:2]], np.int64)
         window = crop_and_resize.central_views(sizes, self.spec).windows[0]
         return np.asarray(self._crop_pixels(tf.constant(pixels), tf.constant(window)))
+
+
+_network_input = functools.lru_cache(maxsize=1)(NetworkInput)  # a graph takes time

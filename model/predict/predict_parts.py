@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from model.predict.predict_settings import Config
 from model.runs import run_list
-from pipeline.images import photo_files
+from pipeline.images import isolated_decoder, photo_files
 from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 from pipeline.system.remote import beam_jobs
@@ -123,8 +123,8 @@ def _facts(run_dir: str) -> list[Any]:
 
 @functools.lru_cache(maxsize=1)
 def _load(job: _Job) -> tuple[Any, ...]:
-    """Return the classifier, what predicts and formats, and a number of processes."""
-    num_workers = 0
+    """Return the classifier, and what predicts, formats and decodes."""
+    num_workers = command_line.available_cpus()
     if dask := sys.modules.get("distributed"):
         with contextlib.suppress(ValueError):  # not a worker of Dask
             num_workers = dask.get_worker().state.nthreads
@@ -141,13 +141,21 @@ def _load(job: _Job) -> tuple[Any, ...]:
     predictor = predicting.Predictor(dataclasses.replace(config, photos=photos), known)
     top = min(config.top, len(known.class_names))
     _, as_json = output_formats.writer("jsonl", top=top, num_similar=0)
-    return known, predictor, as_json, num_workers
+    decoders = _decoders(num_workers, known.resize_min, known.white_level)
+    return known, predictor, as_json, decoders
+
+
+@functools.lru_cache(maxsize=1)  # also from job to job
+def _decoders(count: int, resize_min: int, white_level: int) -> Any:
+    return isolated_decoder.Decoders(
+        count, timeout_s=60, resize_min=resize_min, white_level=white_level
+    )
 
 
 def _write(job: _Job, part: _Part) -> int:
     """Write the files of a part; return its number of photos."""
     with _lock:  # the network is loaded once
-        known, predictor, as_json, num_workers = _load(job)
+        known, predictor, as_json, decoders = _load(job)
     from model.predict import photo_batches
 
     photos = json.loads(zlib.decompress(part.photos))
@@ -155,9 +163,7 @@ def _write(job: _Job, part: _Part) -> int:
     batches = photo_batches.read(
         *(paths, known.spec),
         batch_size=job.config.batch_size,
-        resize_min=known.resize_min,
-        white_level=known.white_level,
-        num_workers=num_workers,
+        decoders=decoders,
     )
     results = {r.photo: r for batch in batches for r in predictor.predict(batch)}
     lines: dict[str, list[str]] = {_PROBLEMS: [], _RESULT: []}
