@@ -8,7 +8,8 @@ from pathlib import Path
 from model.evaluation import run_evaluation
 from model.evaluation.evaluation_settings import Config
 from model.evaluation.run_evaluation import EvaluationData
-from model.runs import finished_run, run_folder
+from model.runs import run_folder
+from model.runs.finished_run import FinishedRun
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
@@ -23,7 +24,7 @@ def is_photo_folder(folder: str) -> bool:
 
 @contextlib.contextmanager
 def open_data(
-    config: Config, run: finished_run.FinishedRun | None = None
+    config: Config, run: FinishedRun | None = None
 ) -> Iterator[EvaluationData]:
     """Provide the photos of --data, or else those of a run's records, for a context.
 
@@ -63,9 +64,7 @@ def open_data(
         yield EvaluationData(records=records, split=split, folder=folder)
 
 
-def check(
-    run: finished_run.FinishedRun, data: EvaluationData, config: Config
-) -> EvaluationData:
+def check(run: FinishedRun, data: EvaluationData, config: Config) -> EvaluationData:
     """Return the photos to evaluate a run on, or refuse all of them.
 
     The records must be the run's own; with --another_dataset, their classes must be
@@ -95,7 +94,7 @@ def check(
     return data
 
 
-def _unseen(run: finished_run.FinishedRun, data: EvaluationData) -> EvaluationData:
+def _unseen(run: FinishedRun, data: EvaluationData) -> EvaluationData:
     """Return the photos of a changed data set that are new to a run, of its classes."""
     unseen, reasons = leave_out_seen(data, {"it": run})
     foreign = [row for row in unseen.rows if row.class_name not in run.class_names]
@@ -119,7 +118,7 @@ def _unseen(run: finished_run.FinishedRun, data: EvaluationData) -> EvaluationDa
 
 
 def leave_out_seen(
-    data: EvaluationData, runs: Mapping[str, finished_run.FinishedRun]
+    data: EvaluationData, runs: Mapping[str, FinishedRun]
 ) -> tuple[EvaluationData, list[str]]:
     """Leave out photos that a run has seen, and those of their groups; say how many."""
     seen = {name: run.seen_photos() for name, run in runs.items()}
@@ -137,7 +136,7 @@ def leave_out_seen(
 
 
 def refuse_seen_photos(
-    run: finished_run.FinishedRun, photos: set[str], *, subject: str, advice: str
+    run: FinishedRun, photos: set[str], *, subject: str, advice: str
 ) -> None:
     """Raise DataError if a run was trained on, or chosen by, a photo of these SHA-256.
 

@@ -19,7 +19,8 @@ from model.evaluation.held_out import label_errors
 from model.evaluation.stored_logits import Predictions
 from model.loop import metrics
 from model.networks import fast_graphs
-from model.runs import finished_run, run_folder
+from model.runs import run_folder
+from model.runs.finished_run import FinishedRun
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -64,7 +65,7 @@ class EvaluationData:
 class RunEvaluation:
     """A run, its predictions for a split, and their figures."""
 
-    run: finished_run.FinishedRun
+    run: FinishedRun
     data: EvaluationData
     model: Any  # keras.Model, image -> logits; None for folds
     predictions: Predictions
@@ -72,12 +73,10 @@ class RunEvaluation:
     path: Path  # of the .json
     # The runs of folds, by name; then each photo is predicted by the one that
     # `predictions.folds` names, and `model` is None.
-    folds: Mapping[str, finished_run.FinishedRun] = dataclasses.field(
-        default_factory=dict
-    )
+    folds: Mapping[str, FinishedRun] = dataclasses.field(default_factory=dict)
 
 
-def describe(run: finished_run.FinishedRun) -> str:
+def describe(run: FinishedRun) -> str:
     """Return one line on a run: its name, network, classes and test accuracy."""
     num_classes = len(run.class_names)
     line = f"run {run.directory.name}: {run.config['network']}, {num_classes} classes"
@@ -101,7 +100,7 @@ def describe(run: finished_run.FinishedRun) -> str:
 
 
 def evaluate_run(
-    run: finished_run.FinishedRun, data: EvaluationData, config: Config | None = None
+    run: FinishedRun, data: EvaluationData, config: Config | None = None
 ) -> RunEvaluation:
     """Evaluate a run and write evaluation/<split>.json and .npz.
 
@@ -154,7 +153,7 @@ def evaluate_run(
     )
 
 
-def check_classes(run: finished_run.FinishedRun, data: EvaluationData) -> None:
+def check_classes(run: FinishedRun, data: EvaluationData) -> None:
     """Raise DataError if a run does not know a class of the data."""
     found = {row.class_name for row in data.rows}
     if data.left_out is None:
@@ -167,7 +166,7 @@ def check_classes(run: finished_run.FinishedRun, data: EvaluationData) -> None:
         )
 
 
-def _near_copies(run: finished_run.FinishedRun, data: EvaluationData) -> dict[str, Any]:
+def _near_copies(run: FinishedRun, data: EvaluationData) -> dict[str, Any]:
     """Return which photos look like training photos, or {"not_searched": reason}."""
     if data.records.digest != run.manifest_digest:
         return {"not_searched": "these are not the records of the training"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model.export import exportable, run_exported_file
+from model.export.exportable import Exportable, HeldoutPhotos
 from model.export.formats import saved_model
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -127,8 +128,8 @@ class FilePredictions:
 
 def compare(
     target: Target,
-    heldout: exportable.HeldoutPhotos,
-    source: exportable.Exportable,
+    heldout: HeldoutPhotos,
+    source: Exportable,
     tolerance: float,
     score_tolerance: float = SCORE_TOLERANCE,
 ) -> list[ModelFacts]:
@@ -184,9 +185,7 @@ def compare(
     return models
 
 
-def accuracy(
-    target: Target, heldout: exportable.HeldoutPhotos, spec: InputSpec
-) -> float:
+def accuracy(target: Target, heldout: HeldoutPhotos, spec: InputSpec) -> float:
     """Return the accuracy of a file that takes views, on all test photos, 0..1."""
     count = len(heldout.rows)
     with file_system.scratch_folder() as folder:
@@ -198,7 +197,7 @@ def accuracy(
 
 def _write_inputs(
     kind: str,
-    heldout: exportable.HeldoutPhotos,
+    heldout: HeldoutPhotos,
     indices: Sequence[int],
     spec: InputSpec,
     folder: Path,

@@ -14,15 +14,9 @@ from model.loop import train_step, training_loop
 from model.loop.inputs import feature_cache, feature_store, training_data
 from model.networks import head
 from model.runs import run_folder
-from model.training import (
-    head_solver,
-    settings,
-    staged_training,
-    stages,
-    train_run,
-    trunk_and_tail,
-)
+from model.training import head_solver, settings, stages, train_run, trunk_and_tail
 from model.training.repeats import out_of_fold, repeated_runs
+from model.training.staged_training import StagedTraining
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.system import command_line, platform_support
 
@@ -73,9 +67,7 @@ def plan(*configs: settings.Config, least_s: float = LEAST_S) -> str:
     return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 
 
-def estimate_stages(
-    network: staged_training.StagedTraining, least_s: float
-) -> list[Estimate]:
+def estimate_stages(network: StagedTraining, least_s: float) -> list[Estimate]:
     """Time a few batches of each stage of a network, which is not changed."""
     planned: Planned = {}
     return [
@@ -88,7 +80,7 @@ def estimate_stages(
 class _StageTimer:
     """Build a stage and time a few batches."""
 
-    _network: staged_training.StagedTraining
+    _network: StagedTraining
     _stage: stages.Stage
     _planned: Planned
     _least_s: float

@@ -13,7 +13,8 @@ from model.loop import device, metrics, train_step, training_loop
 from model.loop.inputs import feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
 from model.runs import pictures, run_folder, snapshots
-from model.training import head_solver, stages, starting_point, trunk_and_tail
+from model.training import head_solver, starting_point, trunk_and_tail
+from model.training.stages import Stage
 from model.weights import model_variables, restore, weight_file
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -31,7 +32,7 @@ class StagedTraining:
         self,
         records: manifest.Manifest,
         start: starting_point.StartingPoint,
-        planned: list[stages.Stage],
+        planned: list[Stage],
         folder: run_folder.RunFolder,
         setup: device.ComputeSetup,
         *,
@@ -87,7 +88,7 @@ class StagedTraining:
         self.has_begun = True
 
     def _prepare_training(
-        self, stage: stages.Stage
+        self, stage: Stage
     ) -> training_loop.StepwiseTraining | head_solver.HeadSolver:
         options: dict[str, Any] = {"best": self.best, "stage": stage.name}
         options["first_epoch"] = len(self.results)
@@ -106,7 +107,7 @@ class StagedTraining:
         setup = self.learning_setup(stage, model)
         return training_loop.StepwiseTraining(model, setup, source, **options)
 
-    def build(self, stage: stages.Stage) -> tuple[Any, Any]:
+    def build(self, stage: Stage) -> tuple[Any, Any]:
         """Build the frozen trunk and the trained tail, with restored weights."""
         trunk = trunk_and_tail.build_trunk(stage.plan, self.setup.frozen_policy)
         tail = trunk_and_tail.build_tail(stage.plan, trunk, self.setup.trained_policy)
@@ -115,14 +116,14 @@ class StagedTraining:
                 model_variables.assign(model, self.start.restored.values)
         return trunk, tail
 
-    def feature_identity(self, stage: stages.Stage, trunk: Any) -> dict[str, Any]:
+    def feature_identity(self, stage: Stage, trunk: Any) -> dict[str, Any]:
         """Return all that a stage's cached features depend on."""
         plan, setup = stage.plan, self.setup
         return feature_cache.identity_of(
             trunk, plan.trunk_output, plan.spec, setup.precision
         )
 
-    def _cached_features(self, stage: stages.Stage) -> training_data.CachedFeatures:
+    def _cached_features(self, stage: Stage) -> training_data.CachedFeatures:
         features = training_data.compute_features(
             self.records,
             self._trunk,
@@ -141,9 +142,7 @@ class StagedTraining:
             process_group=self.setup.process_group,
         )
 
-    def _list_near_copies(
-        self, stage: stages.Stage, features: feature_cache.Features
-    ) -> None:
+    def _list_near_copies(self, stage: Stage, features: feature_cache.Features) -> None:
         """List held-out photos that look like training photos, once for a run."""
         path = self.folder.directory / run_folder.NEAR_COPIES
         is_run = run_folder.is_run(path.parent)  # not yet if --find_rate tests rates
@@ -165,7 +164,7 @@ class StagedTraining:
                 f"convert again with --corrections={path}"
             )
 
-    def photos(self, stage: stages.Stage) -> training_loop.Source:
+    def photos(self, stage: Stage) -> training_loop.Source:
         """Return the photos of a stage that trains without cached features."""
         return training_data.Photos(
             self.records,
@@ -176,9 +175,7 @@ class StagedTraining:
             process_group=self.setup.process_group,
         )
 
-    def learning_setup(
-        self, stage: stages.Stage, model: Any
-    ) -> train_step.LearningSetup:
+    def learning_setup(self, stage: Stage, model: Any) -> train_step.LearningSetup:
         """Return what the model of a stage learns with."""
         learning = stage.config.learning
         variables = model_variables.trainable(model)
@@ -194,7 +191,7 @@ class StagedTraining:
             statistics=trunk_and_tail.statistics(model),
         )
 
-    def _loss(self, stage: stages.Stage) -> train_step.Loss:
+    def _loss(self, stage: Stage) -> train_step.Loss:
         counts = np.bincount(self._labels("train"))
         return train_step.loss_from_settings(stage.config.learning, counts)
 
@@ -203,7 +200,7 @@ class StagedTraining:
         return np.array([labels[row.class_name] for row in rows])
 
     @property
-    def stage(self) -> stages.Stage:
+    def stage(self) -> Stage:
         """Plan of the current stage."""
         return self.stages[self.number]
 

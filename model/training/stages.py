@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from model.checkpoints import errors
 from model.loop import optimization
 from model.networks import architecture, head, layers
+from model.networks.architecture import Network
 from model.training import head_solver, settings, starting_point
+from model.training.settings import Config
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 from pipeline.system.errors import UsageError
@@ -31,7 +33,7 @@ MOST_SOLVED_BYTES = 4 << 30  # of features on which a head is solved
 class StagePlan:
     """A network with a new final layer, and where a stage cuts it."""
 
-    network: architecture.Network
+    network: Network
     spec: InputSpec
     features: tuple[str, ...]  # layers that the new head sits on, shallow to deep
     train_from: str  # lowest layer that trains: the final layer or one below it
@@ -88,7 +90,7 @@ class StagePlan:
 class Stage:
     """One stage of a training: settings, cut network and length."""
 
-    config: settings.Config
+    config: Config
     plan: StagePlan
     num_training: int  # photos
     # Flags because of which the head is trained by steps, although it could be solved.
@@ -154,7 +156,7 @@ class Stage:
 
 def plan_stages(
     start: starting_point.StartingPoint,
-    config: settings.Config,
+    config: Config,
     *,
     num_classes: int,
     num_training: int,
@@ -175,9 +177,7 @@ def plan_stages(
     return planned
 
 
-def _plan_learning(
-    config: settings.Config, plan: StagePlan, num_training: int
-) -> Stage:
+def _plan_learning(config: Config, plan: StagePlan, num_training: int) -> Stage:
     """Return a stage, with its optimizer chosen if the settings leave that open.
 
     The final layer can be solved if it alone trains, on cached features, and if no
@@ -215,7 +215,7 @@ def _plan_learning(
 
 
 def plan_stage(
-    start: starting_point.StartingPoint, config: settings.Config, num_classes: int
+    start: starting_point.StartingPoint, config: Config, num_classes: int
 ) -> StagePlan:
     """Plan where a stage cuts the network."""
     train_from = config.train_from or start.train_from
@@ -251,16 +251,14 @@ def plan_stage(
     )
 
 
-def batch_normalisations(
-    network: architecture.Network, spec: InputSpec
-) -> frozenset[str]:
+def batch_normalisations(network: Network, spec: InputSpec) -> frozenset[str]:
     """Return the layers that normalise by statistics of the training photos."""
     shapes = network.variable_shapes(spec)
     return frozenset(name for name in shapes if "moving_mean" in shapes[name])
 
 
 def _match_patterns(
-    start: starting_point.StartingPoint, config: settings.Config
+    start: starting_point.StartingPoint, config: Config
 ) -> tuple[str, frozenset[str]]:
     """Return the lowest step that --train names, and layers above it that it omits."""
     patterns = [pattern.strip() for pattern in config.train.split(",")]
@@ -290,9 +288,7 @@ def _match_patterns(
     return lowest, frozenset(frozen)
 
 
-def cut_below(
-    network: architecture.Network, train_from: str, features: Sequence[str]
-) -> str:
+def cut_below(network: Network, train_from: str, features: Sequence[str]) -> str:
     """Return the position below `train_from`, or architecture.INPUT.
 
     If the head sits on several layers and not all of them are frozen, the cut lies no
@@ -311,9 +307,7 @@ def cut_below(
     return names[min(cut, names.index(features[0]))]
 
 
-def lowest_segment(
-    network: architecture.Network, train_from: str, features: Sequence[str]
-) -> str:
+def lowest_segment(network: Network, train_from: str, features: Sequence[str]) -> str:
     """Return the position whose layers are the lowest that train.
 
     `train_from` names the position, the first of its layers, or what the names of

@@ -8,13 +8,8 @@ from typing import Any
 from model.loop import device
 from model.networks import architecture, head
 from model.runs import finished_run, run_folder
-from model.training import (
-    settings,
-    staged_training,
-    stages,
-    starting_point,
-    training_session,
-)
+from model.training import settings, stages, starting_point, training_session
+from model.training.staged_training import StagedTraining
 from model.weights import weight_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
@@ -112,7 +107,7 @@ def prepare(
     directory: Path,
     *,
     writes: bool = True,
-) -> list[staged_training.StagedTraining]:
+) -> list[StagedTraining]:
     """Return the network to train, and the one to compare it with; log what trains.
 
     Nothing trains yet, and the run folder `directory` is not created; without `writes`
@@ -133,7 +128,7 @@ def prepare(
     numbers["num_training"] = len(records.included("train"))
     writes = writes and setup.process_group.is_chief
     networks = [
-        staged_training.StagedTraining(
+        StagedTraining(
             records,
             network_start,
             stages.plan_stages(network_start, config, **numbers),
@@ -149,7 +144,7 @@ def prepare(
     return networks
 
 
-def _check_all_layers_train(network: staged_training.StagedTraining) -> None:
+def _check_all_layers_train(network: StagedTraining) -> None:
     """Refuse a comparison with random layers that no stage trains."""
     frozen = [stage.plan.frozen_layers for stage in network.stages]
     if untrained := frozenset.intersection(*frozen):
@@ -161,9 +156,7 @@ def _check_all_layers_train(network: staged_training.StagedTraining) -> None:
         )
 
 
-def _header(
-    config: settings.Config, networks: Sequence[staged_training.StagedTraining]
-) -> str:
+def _header(config: settings.Config, networks: Sequence[StagedTraining]) -> str:
     """Return what a training does, in labelled lines, followed by warnings."""
     setup, start, planned = networks[0].setup, networks[0].start, networks[0].stages
     group, spec, records = setup.process_group, start.spec, networks[0].records
@@ -242,7 +235,7 @@ def _notes_on_steps(planned: Sequence[stages.Stage]) -> Iterator[str]:
             )
 
 
-def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
+def _warnings(network: StagedTraining) -> Iterator[str]:
     """Yield what is likely to spoil the training of a network."""
     cut = network.stages[0].plan.cut
     if network.start.restored is None and cut != architecture.INPUT:
@@ -259,9 +252,7 @@ def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
             )
 
 
-def start_folder(
-    config: settings.Config, network: staged_training.StagedTraining
-) -> None:
+def start_folder(config: settings.Config, network: StagedTraining) -> None:
     """Create the run folder of a network, with config.json and labels.txt."""
     start, setup, records = network.start, network.setup, network.records
     seen = _photos(records, "train", "validation")

@@ -11,8 +11,9 @@ import numpy as np
 
 from model.loop import distributed, training_loop
 from model.runs import pictures, run_folder, snapshots, tensorboard_log
-from model.training import settings, staged_training
+from model.training import settings
 from model.training.repeats import out_of_fold
+from model.training.staged_training import StagedTraining
 from pipeline.system import command_line, file_system
 
 # Seconds between two writings of the best model so far.
@@ -29,7 +30,7 @@ class TrainingSession:
     def __init__(
         self,
         config: settings.Config,
-        networks: Sequence[staged_training.StagedTraining],
+        networks: Sequence[StagedTraining],
         *,
         resumed: bool = False,
     ) -> None:
@@ -140,9 +141,7 @@ class TrainingSession:
         self._begin_stage(self._networks[0])
         self._clock.restart(self._steps)
 
-    def _restore(
-        self, network: staged_training.StagedTraining, state: snapshots.Arrays
-    ) -> None:
+    def _restore(self, network: StagedTraining, state: snapshots.Arrays) -> None:
         try:
             network.restore(state)
         except (KeyError, ValueError, TypeError) as error:
@@ -152,7 +151,7 @@ class TrainingSession:
                 "--run_dir."
             ) from error
 
-    def _begin_stage(self, network: staged_training.StagedTraining) -> None:
+    def _begin_stage(self, network: StagedTraining) -> None:
         """Draw what a network sees in a stage, and show a progress bar of this stage.
 
         Stages may differ a thousandfold in speed: one bar for all of them would be
@@ -179,7 +178,7 @@ class TrainingSession:
             for network in self._networks
         )
 
-    def _record(self, network: staged_training.StagedTraining) -> None:
+    def _record(self, network: StagedTraining) -> None:
         """Write the figures of an epoch; log them when all networks have them."""
         result = network.results[-1]
         network.folder.append_metrics(result)
@@ -217,7 +216,7 @@ class TrainingSession:
             )
         return "  ".join(columns)
 
-    def _save_best(self, network: staged_training.StagedTraining) -> None:
+    def _save_best(self, network: StagedTraining) -> None:
         saved_s, saved_epoch = self._saved[network.name]
         is_better = network.best.epoch > saved_epoch
         if is_better and time.monotonic() - saved_s > _SAVE_EVERY_S:

@@ -12,7 +12,8 @@ from model.evaluation import evaluation_data, run_evaluation, stored_logits
 from model.evaluation.compare import comparison
 from model.evaluation.evaluation_settings import Config
 from model.evaluation.run_evaluation import EvaluationData
-from model.runs import finished_run, run_folder, run_list
+from model.runs import run_folder, run_list
+from model.runs.finished_run import FinishedRun
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -21,7 +22,7 @@ _TIMED_PHOTOS = 200  # of fewer, the start of a network takes much of the time
 
 
 def compare_runs(
-    runs: Mapping[str, finished_run.FinishedRun], config: Config
+    runs: Mapping[str, FinishedRun], config: Config
 ) -> tuple[dict[str, Any], Path]:
     """Compare the first run with each of the others, and write compare-<split>.json.
 
@@ -54,9 +55,7 @@ def compare_runs(
     return figures, path
 
 
-def _records_that_changed(
-    runs: Mapping[str, finished_run.FinishedRun],
-) -> manifest.Manifest | None:
+def _records_that_changed(runs: Mapping[str, FinishedRun]) -> manifest.Manifest | None:
     """Return the newest run's present records; None if all runs trained on them."""
     digests = {run.manifest_digest for run in runs.values()}
     newest = max(runs.values(), key=lambda run: run_list.began_s(run.directory))
@@ -68,9 +67,7 @@ def _records_that_changed(
 
 
 def _compare_on_unseen(
-    runs: Mapping[str, finished_run.FinishedRun],
-    records: manifest.Manifest,
-    config: Config,
+    runs: Mapping[str, FinishedRun], records: manifest.Manifest, config: Config
 ) -> tuple[dict[str, Any], Path]:
     """Compare runs on the photos of records that none of them has seen.
 
@@ -124,7 +121,7 @@ def _compare_on_unseen(
 
 def _candidate_of(
     name: str,
-    run: finished_run.FinishedRun,
+    run: FinishedRun,
     data: EvaluationData,
     class_names: tuple[str, ...],
     config: Config,
@@ -151,10 +148,7 @@ def _candidate_of(
 
 
 def _candidate(
-    name: str,
-    run: finished_run.FinishedRun,
-    data: EvaluationData | None,
-    config: Config,
+    name: str, run: FinishedRun, data: EvaluationData | None, config: Config
 ) -> comparison.Candidate:
     """Return a run with its logits, from its folder or computed now."""
 
@@ -191,9 +185,7 @@ def _candidate(
     )
 
 
-def _check_conversion(
-    runs: Mapping[str, finished_run.FinishedRun], folder: str
-) -> None:
+def _check_conversion(runs: Mapping[str, FinishedRun], folder: str) -> None:
     """Refuse a folder of photos that the runs would convert differently."""
     for flag in ("resize_min", "white_level"):
         values = {name: getattr(run, flag) for name, run in runs.items()}

@@ -20,16 +20,18 @@ from model.loop.inputs import feature_cache
 from model.networks import head
 from model.runs import finished_run, run_folder
 from model.training import settings, staged_training, train_run, training_session
+from model.training.settings import Config
 from model.weights import named_weights
 from pipeline import split
 from pipeline.batches import image_batches
 from pipeline.records import manifest, staging
+from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError, UserError
 
 
-def repeat(config: settings.Config) -> Path:
+def repeat(config: Config) -> Path:
     """Train and test with several seeds or folds; return the folder of all runs."""
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     records = train_run.read_records(config.data)
@@ -55,9 +57,7 @@ def resume(directory: Path) -> Path:
     return _run_all(config, records, directory.resolve(), str(manifest_digest))
 
 
-def _run_all(
-    config: settings.Config, records: manifest.Manifest, directory: Path, digest: str
-) -> Path:
+def _run_all(config: Config, records: Manifest, directory: Path, digest: str) -> Path:
     """Train and test all runs that are not complete, and write their summary."""
     try:
         predictions = _test_all(config, records, directory)
@@ -80,7 +80,7 @@ def _run_all(
 
 
 def _test_all(
-    config: settings.Config, records: manifest.Manifest, directory: Path
+    config: Config, records: Manifest, directory: Path
 ) -> dict[str, dict[str, Predictions]]:
     """Return {network: {run: predictions for its test photos}}."""
     networks = ["", train_run.SCRATCH] if config.compare == "scratch" else [""]
@@ -107,8 +107,8 @@ def _test_all(
 
 
 def _prepare_runs(
-    config: settings.Config, records: manifest.Manifest, directory: Path
-) -> dict[str, settings.Config]:
+    config: Config, records: Manifest, directory: Path
+) -> dict[str, Config]:
     """Write the records of folds; return {name of a run and its folder: settings}."""
     single = dataclasses.replace(config, seeds=1, folds=0, data=str(records.directory))
     if not config.folds:
@@ -131,9 +131,7 @@ def _prepare_runs(
     return runs
 
 
-def _write_fold(
-    records: manifest.Manifest, folder: Path, config: settings.Config, fold: int
-) -> None:
+def _write_fold(records: Manifest, folder: Path, config: Config, fold: int) -> None:
     """Write the records in another split: a manifest, and links to the files.
 
     A later conversion replaces the files, so that hard links keep the old ones.
@@ -156,7 +154,7 @@ def _write_fold(
 
 
 def _write(
-    directory: Path, config: settings.Config, digest: str, results: Mapping[str, Any]
+    directory: Path, config: Config, digest: str, results: Mapping[str, Any]
 ) -> None:
     """Write repeats.json: what is to be trained, and the results so far."""
     facts = {"settings": dataclasses.asdict(config), "manifest_digest": digest}
@@ -206,7 +204,7 @@ def as_text(summary: Mapping[str, Any], network: str = "") -> str:
     return "\n".join(lines)
 
 
-def choose_network(*configs: settings.Config) -> Path:
+def choose_network(*configs: Config) -> Path:
     """Train a head on each network, then a run with the best one; return its folder.
 
     The networks predict the same validation photos, or with --folds each training and
@@ -236,7 +234,7 @@ def choose_network(*configs: settings.Config) -> Path:
     return train_run.train(single, comparison=figures)
 
 
-def each_usable(configs: Sequence[settings.Config], use: Callable[..., Any]) -> Any:
+def each_usable(configs: Sequence[Config], use: Callable[..., Any]) -> Any:
     """Return what `use` returns for each network, leaving out those it refuses."""
     for ckpt in dict.fromkeys(config.ckpt for config in configs):
         named_weights.resolve(ckpt)  # refuses a wrong name before any training
@@ -252,9 +250,7 @@ def each_usable(configs: Sequence[settings.Config], use: Callable[..., Any]) -> 
     return results
 
 
-def _validate(
-    config: settings.Config, records: manifest.Manifest
-) -> comparison.Candidate:
+def _validate(config: Config, records: Manifest) -> comparison.Candidate:
     """Train a head without a run folder; return what it predicts for validation."""
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     logits, label = [], []
@@ -292,9 +288,7 @@ def prepare_head(*arguments: Any) -> list[staged_training.StagedTraining]:
     return networks
 
 
-def _validation_splits(
-    config: settings.Config, records: manifest.Manifest
-) -> Iterator[manifest.Manifest]:
+def _validation_splits(config: Config, records: Manifest) -> Iterator[Manifest]:
     """Yield the records, or with --folds once for each fold, as validation split."""
     if not config.folds:
         yield records
