@@ -19,6 +19,7 @@ import numpy as np
 from model.evaluation import calibration
 from model.loop import metrics
 from model.runs import finished_run
+from model.runs.finished_run import FinishedRun
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
 
@@ -195,11 +196,7 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
 
 
 def find(
-    run: finished_run.FinishedRun,
-    split: str,
-    manifest_digest: str,
-    *,
-    by_anybody: bool = False,
+    run: FinishedRun, split: str, manifest_digest: str, *, by_anybody: bool = False
 ) -> Path | None:
     """Return the .npz of a run's present model on these records, if it has one.
 

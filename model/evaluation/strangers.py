@@ -22,10 +22,10 @@ import keras
 import numpy as np
 
 from model.checkpoints import errors, npy
-from model.loop import training_loop
 from model.loop.inputs import feature_cache, near_copies
+from model.loop.training_loop import Source
 from model.networks import head
-from model.runs import run_folder
+from model.runs.run_folder import RunFolder
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -90,11 +90,7 @@ class Scorer:
 
 
 def write(
-    folder: run_folder.RunFolder,
-    model: Any,
-    source: training_loop.Source,
-    num_classes: int,
-    num_training: int,
+    folder: RunFolder, model: Any, source: Source, num_classes: int, num_training: int
 ) -> None:
     """Write strangers.npz of a run, or log why there can be no scores.
 

@@ -12,6 +12,7 @@ from model.evaluation.evaluation_settings import Config
 from model.evaluation.run_evaluation import EvaluationData
 from model.loop import metrics, training_loop
 from model.weights import pretrained_classifier, usual_preprocessing, weight_settings
+from model.weights.pretrained_classifier import PretrainedClassifier
 from pipeline.batches import image_batches
 from pipeline.system import command_line
 
@@ -20,9 +21,7 @@ _TRIED_AT_ONCE = 25
 
 
 def evaluate_weights(
-    weights: pretrained_classifier.PretrainedClassifier,
-    data: EvaluationData,
-    config: Config,
+    weights: PretrainedClassifier, data: EvaluationData, config: Config
 ) -> dict[str, Any]:
     """Evaluate a pretrained network without training it.
 
@@ -57,9 +56,7 @@ def evaluate_weights(
 
 
 def _try_usual_preprocessing(
-    weights: pretrained_classifier.PretrainedClassifier,
-    data: EvaluationData,
-    label_of_each: np.ndarray,
+    weights: PretrainedClassifier, data: EvaluationData, label_of_each: np.ndarray
 ) -> str:
     """Try the usual preprocessings on some photos if that of the weights is a guess.
 

@@ -18,7 +18,9 @@ from model.export import (
     verify_file,
 )
 from model.export.export_settings import Config
+from model.export.exportable import Exportable, HeldoutPhotos
 from model.export.formats import litert, onnx_file, saved_model
+from model.export.verify_file import Exported, ModelFacts, QuantizationCost, Target
 from model.loop import training_loop
 from model.networks import registry
 from model.runs import finished_run, run_folder, run_list
@@ -66,7 +68,7 @@ def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def export_classifier(config: Config) -> verify_file.Exported:
+def export_classifier(config: Config) -> Exported:
     """Write a run's classifier in a format, if the file agrees with the run.
 
     Raises:
@@ -94,7 +96,7 @@ def export_classifier(config: Config) -> verify_file.Exported:
         models += verify_file.compare(target, heldout, source, tolerance, limit)
         if config.quantize != "none":
             cost = _measure_cost(target, heldout, source, config.max_accuracy_loss)
-        exported = verify_file.Exported(
+        exported = Exported(
             path=path,
             card=card,
             kind=config.format,
@@ -137,11 +139,8 @@ def choose_path(run_dir: Path, config: Config) -> Path:
 
 @contextlib.contextmanager
 def _written(
-    config: Config,
-    source: exportable.Exportable,
-    heldout: exportable.HeldoutPhotos,
-    path: Path,
-) -> Iterator[verify_file.Target]:
+    config: Config, source: Exportable, heldout: HeldoutPhotos, path: Path
+) -> Iterator[Target]:
     """Write under a temporary name, which replaces `path` at the end; yield it."""
     with contextlib.ExitStack() as stack:
         labels = scorer = None
@@ -172,7 +171,7 @@ def _written(
                 rows = records.included("train")
                 samples = [*image_batches.sample(records, rows, source.spec, count)]
             litert.write(source, partial, config.quantize, samples)
-        yield verify_file.Target(
+        yield Target(
             kind=config.format,
             path=partial,
             name=path.name,
@@ -198,11 +197,11 @@ def replacing_labels(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def _compare_in_float32(
-    source: exportable.Exportable, heldout: exportable.HeldoutPhotos, name: str
-) -> list[verify_file.ModelFacts]:
+    source: Exportable, heldout: HeldoutPhotos, name: str
+) -> list[ModelFacts]:
     """Write and compare the same LiteRT file without quantization."""
     with file_system.scratch_folder() as scratch:
-        target = verify_file.Target(
+        target = Target(
             kind="litert",
             path=scratch / "float32.tflite",
             name=f"{name} in float32",
@@ -213,12 +212,9 @@ def _compare_in_float32(
 
 
 def _measure_cost(
-    target: verify_file.Target,
-    heldout: exportable.HeldoutPhotos,
-    source: exportable.Exportable,
-    allowed_loss: float,
-) -> verify_file.QuantizationCost:
-    cost = verify_file.QuantizationCost(
+    target: Target, heldout: HeldoutPhotos, source: Exportable, allowed_loss: float
+) -> QuantizationCost:
+    cost = QuantizationCost(
         num_photos=len(heldout.rows),
         run_accuracy=heldout.accuracy(heldout.probabilities),
         file_accuracy=verify_file.accuracy(target, heldout, source.spec),
@@ -234,15 +230,13 @@ def _measure_cost(
     return cost
 
 
-def _measure_run(
-    run: finished_run.FinishedRun, source: exportable.Exportable
-) -> verify_file.ModelFacts:
+def _measure_run(run: finished_run.FinishedRun, source: Exportable) -> ModelFacts:
     """Measure the run's own model in this process."""
     step = training_loop.make_predict_step(source.model)
     size_px = source.spec.size_px
     view = np.full((1, size_px, size_px, 3), 128, np.float32)
     calls = itertools.repeat(lambda: step(view).numpy())
-    return verify_file.ModelFacts(
+    return ModelFacts(
         name=f"{run_folder.MODEL_NAME} of the run",
         takes="views",
         size_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
@@ -252,7 +246,7 @@ def _measure_run(
     )
 
 
-def as_text(exported: verify_file.Exported) -> str:
+def as_text(exported: Exported) -> str:
     """Format sizes, latencies and differences as a table, then what was compared."""
     lines = command_line.table(
         ("model", "takes", "MB", "ms a photo", "difference"),

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import distributed
-from model.networks import architecture, fast_graphs
+from model.networks import fast_graphs
+from model.networks.architecture import Network
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -90,11 +91,7 @@ def choose_precision(requested: str) -> str:
 
 
 def choose_for_network(
-    setup: ComputeSetup,
-    requested: str,
-    network: architecture.Network,
-    spec: InputSpec,
-    last: str,
+    setup: ComputeSetup, requested: str, network: Network, spec: InputSpec, last: str
 ) -> ComputeSetup:
     """Return the setup that suits a network, the same in all processes.
 
@@ -112,7 +109,7 @@ def choose_for_network(
     return dataclasses.replace(setup, precision=PRECISIONS[number])
 
 
-def _fastest_on_cpu(network: architecture.Network, spec: InputSpec, last: str) -> str:
+def _fastest_on_cpu(network: Network, spec: InputSpec, last: str) -> str:
     """Return "float32" or "bfloat16", from the table or by measuring."""
     shapes = zlib.crc32(repr(network.variable_shapes(spec)).encode())
     key = (
@@ -149,7 +146,7 @@ def _read_table(path: Path) -> dict[str, Any]:
 
 
 def _seconds_in_each(
-    network: architecture.Network, spec: InputSpec, last: str
+    network: Network, spec: InputSpec, last: str
 ) -> tuple[float, float]:
     """Return the shortest seconds of a forward pass in float32 and in bfloat16."""
     shape = (_TIMED_PHOTOS, spec.size_px, spec.size_px, 3)

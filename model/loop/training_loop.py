@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from model.loop import metrics, train_step
+from model.loop import metrics
+from model.loop.train_step import LearningSetup, TrainStep
 from model.networks import fast_graphs
 from pipeline.batches.input_spec import InputSpec
 
@@ -176,16 +177,12 @@ class StepwiseTraining(TrainingLoop):
     """Train one network by steps; can be stopped after any batch and resumed."""
 
     def __init__(
-        self,
-        model: Any,
-        setup: train_step.LearningSetup,
-        source: Source,
-        **options: Any,
+        self, model: Any, setup: LearningSetup, source: Source, **options: Any
     ) -> None:
         """Prepare the first epoch; `options` are those of TrainingLoop."""
         super().__init__(model, source, **options)
         self.setup = setup
-        self._train_step = train_step.TrainStep(model, setup)
+        self._train_step = TrainStep(model, setup)
         self._start_epoch()
 
     def _start_epoch(self) -> None:

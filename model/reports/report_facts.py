@@ -12,6 +12,7 @@ from model.networks import head
 from model.runs import finished_run, run_folder
 from model.training import settings
 from pipeline.records import manifest
+from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
@@ -140,11 +141,7 @@ def temperature(figures: Mapping[str, Any]) -> str:
 
 
 def data(
-    records: manifest.Manifest,
-    split: str,
-    *,
-    own: bool,
-    class_names: Sequence[str] = (),
+    records: Manifest, split: str, *, own: bool, class_names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return what the manifest says about the photos.
 
@@ -210,7 +207,7 @@ def _few_photos(evaluated: Mapping[str, int]) -> list[str]:
     return lines
 
 
-def _unequal_classes(records: manifest.Manifest) -> list[str]:
+def _unequal_classes(records: Manifest) -> list[str]:
     """Return a warning about classes of very unequal size."""
     trained = {name: splits["train"] for name, splits in records.counts().items()}
     largest, smallest = (pick(trained, key=trained.__getitem__) for pick in (max, min))
@@ -222,7 +219,7 @@ def _unequal_classes(records: manifest.Manifest) -> list[str]:
     ]
 
 
-def _notes(records: manifest.Manifest, *, own: bool) -> list[str]:
+def _notes(records: Manifest, *, own: bool) -> list[str]:
     """Return notes about photos that belong together, and about corrected labels."""
     groups = collections.Counter(row.group for row in records.included())
     num_grouped = sum(number for number in groups.values() if number > 1)

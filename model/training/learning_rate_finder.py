@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import optimization, train_step, training_loop
+from model.loop import optimization, train_step
+from model.loop.training_loop import Source, StepwiseTraining
 from model.runs import pictures, run_folder
 from model.training import settings, train_run
 from pipeline.system import command_line, file_system
@@ -69,7 +70,7 @@ def find_rate(config: settings.Config) -> Path:
         with command_line.graceful():
             network.begin()
             training = network.training
-            if not isinstance(training, training_loop.StepwiseTraining):
+            if not isinstance(training, StepwiseTraining):
                 raise UsageError(
                     "--find_rate: the first stage is solved without a learning rate. "
                     "Expected another --optimizer, such as adam."
@@ -95,10 +96,7 @@ def find_rate(config: settings.Config) -> Path:
 
 
 def search(
-    model: Any,
-    setup: train_step.LearningSetup,
-    source: training_loop.Source,
-    steps: int = STEPS,
+    model: Any, setup: train_step.LearningSetup, source: Source, steps: int = STEPS
 ) -> Curve:
     """Run the test in steps from LOWEST to HIGHEST.
 

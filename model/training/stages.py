@@ -12,8 +12,9 @@ from model.checkpoints import errors
 from model.loop import optimization
 from model.networks import architecture, head, layers
 from model.networks.architecture import Network
-from model.training import head_solver, settings, starting_point
+from model.training import head_solver, settings
 from model.training.settings import Config
+from model.training.starting_point import StartingPoint
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 from pipeline.system.errors import UsageError
@@ -155,11 +156,7 @@ class Stage:
 
 
 def plan_stages(
-    start: starting_point.StartingPoint,
-    config: Config,
-    *,
-    num_classes: int,
-    num_training: int,
+    start: StartingPoint, config: Config, *, num_classes: int, num_training: int
 ) -> list[Stage]:
     """Plan all stages of a training on `num_training` photos."""
     planned = [
@@ -214,9 +211,7 @@ def _plan_learning(config: Config, plan: StagePlan, num_training: int) -> Stage:
     return stage
 
 
-def plan_stage(
-    start: starting_point.StartingPoint, config: Config, num_classes: int
-) -> StagePlan:
+def plan_stage(start: StartingPoint, config: Config, num_classes: int) -> StagePlan:
     """Plan where a stage cuts the network."""
     train_from = config.train_from or start.train_from
     frozen: frozenset[str] = frozenset()
@@ -257,9 +252,7 @@ def batch_normalisations(network: Network, spec: InputSpec) -> frozenset[str]:
     return frozenset(name for name in shapes if "moving_mean" in shapes[name])
 
 
-def _match_patterns(
-    start: starting_point.StartingPoint, config: Config
-) -> tuple[str, frozenset[str]]:
+def _match_patterns(start: StartingPoint, config: Config) -> tuple[str, frozenset[str]]:
     """Return the lowest step that --train names, and layers above it that it omits."""
     patterns = [pattern.strip() for pattern in config.train.split(",")]
     positions = start.network.positions_between(architecture.INPUT, start.features[-1])

@@ -13,6 +13,7 @@ from model.training.staged_training import StagedTraining
 from model.weights import weight_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
+from pipeline.records.manifest import Manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError, UsageError
 
@@ -41,7 +42,7 @@ def train(config: settings.Config, comparison: Mapping[str, Any] | None = None) 
     return directory
 
 
-def _photos(records: manifest.Manifest, *splits: str) -> dict[str, list[str]]:
+def _photos(records: Manifest, *splits: str) -> dict[str, list[str]]:
     """Return the SHA-256 of the photos of splits, by default of all."""
     return {
         split: sorted({row.sha256 for row in records.included(split)})
@@ -74,7 +75,7 @@ def resume(run_dir: Path) -> Path:
     return directory
 
 
-def read_records(folder: str) -> manifest.Manifest:
+def read_records(folder: str) -> Manifest:
     """Read records, and refuse those that cannot be trained on."""
     records = manifest.read(Path(folder))
     manifest.check_files(records)
@@ -102,11 +103,7 @@ def read_records(folder: str) -> manifest.Manifest:
 
 
 def prepare(
-    config: settings.Config,
-    records: manifest.Manifest,
-    directory: Path,
-    *,
-    writes: bool = True,
+    config: settings.Config, records: Manifest, directory: Path, *, writes: bool = True
 ) -> list[StagedTraining]:
     """Return the network to train, and the one to compare it with; log what trains.
 

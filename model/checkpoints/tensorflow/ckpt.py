@@ -19,6 +19,7 @@ from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.protobuf_fields import BYTES, Wire
 from model.checkpoints.tensorflow import bundle_index
+from model.checkpoints.tensorflow.bundle_index import Entry
 from pipeline.records import tfrecord
 from pipeline.system import file_system
 
@@ -161,9 +162,7 @@ def _short(name: str) -> str:
     return name.removesuffix(_VALUE_SUFFIX)
 
 
-def _read_tensor(
-    entry: bundle_index.Entry, files: Sequence[Path], where: str
-) -> np.ndarray:
+def _read_tensor(entry: Entry, files: Sequence[Path], where: str) -> np.ndarray:
     """Read a tensor and verify its checksum."""
     data = _read_bytes(entry, files, where)
     if tfrecord.masked_crc(data) != entry.crc:
@@ -174,7 +173,7 @@ def _read_tensor(
     return np.frombuffer(data, bundle_index.DTYPES[entry.dtype]).reshape(entry.shape)
 
 
-def _read_bytes(entry: bundle_index.Entry, files: Sequence[Path], where: str) -> bytes:
+def _read_bytes(entry: Entry, files: Sequence[Path], where: str) -> bytes:
     with files[entry.shard].open("rb") as file:
         end, size = entry.offset + entry.size, file.seek(0, 2)
         if end > size:
@@ -203,10 +202,7 @@ def _rename(
 
 
 def _names(
-    entry: bundle_index.Entry | None,
-    files: Sequence[Path],
-    prefix: Path,
-    layers: LayerPaths,
+    entry: Entry | None, files: Sequence[Path], prefix: Path, layers: LayerPaths
 ) -> dict[str, str]:
     """Return {checkpoint key: name} of a TF2 checkpoint's object graph."""
     if entry is None or entry.dtype != bundle_index.STRING or entry.shape:

@@ -16,7 +16,7 @@ import numpy as np
 from model.loop.inputs import feature_cache
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
-from pipeline.records import manifest
+from pipeline.records.manifest import Manifest
 
 _MAX_TRAINING = 50_000  # photos; of more, an even selection is searched
 # To find the threshold, 128 training photos are cropped by a tenth on each side; 95 %
@@ -31,10 +31,7 @@ _MIN_LENGTH = 1e-12  # so that nothing is divided by 0
 
 
 def search(
-    records: manifest.Manifest,
-    features: feature_cache.Features,
-    trunk: Any,
-    spec: InputSpec,
+    records: Manifest, features: feature_cache.Features, trunk: Any, spec: InputSpec
 ) -> dict[str, Any]:
     """Compare validation and test photos with the training photos.
 
@@ -162,7 +159,7 @@ class _Whitened:
 
 
 def _cut_features(
-    records: manifest.Manifest, trunk: Any, spec: InputSpec, indices: np.ndarray
+    records: Manifest, trunk: Any, spec: InputSpec, indices: np.ndarray
 ) -> np.ndarray:
     """Return the features of photos that are cropped by a tenth on each side."""
     included, size = records.included(), feature_cache.BATCH_SIZE
