@@ -52,10 +52,7 @@ def resume(run_dir: Path) -> Path:
 
 
 def train(configs: Sequence[settings.Config]) -> Path:
-    """Train one network, or the best of several; return the folder of its run or runs.
-
-    `configs` are a result of recipe.combinations.
-    """
+    """Train one network, or the best of several; return the folder of its runs."""
     from model.training import train_run
     from model.training.repeats import repeated_runs
 

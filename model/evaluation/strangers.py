@@ -64,10 +64,7 @@ class Scorer:
     num_validation: int = 0  # photos that set the threshold; 0: training photos did
 
     def scores(self, features: Any) -> np.ndarray:
-        """Return the score of each photo, float64 [num_photos], 0 or more.
-
-        `features` are the input of the network's head, [num_photos, ...].
-        """
+        """Return scores, float64 [num_photos], 0 or more, of inputs of the head."""
         return self._distances(_vectors(features))
 
     def _distances(self, vectors: np.ndarray) -> np.ndarray:

@@ -34,31 +34,24 @@ _BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exportable:
-    """A classifier that every format is written from.
+    """A classifier that every format is written from."""
 
-    Attributes:
-        model: keras.Model of built-in layers: float32 [n, size_px, size_px, 3], RGB,
-            0..255 -> float32 [n, num_classes], where each row sums to 1.
-        resize_min: longest short side that conversion keeps, in pixels; 0: any.
-        white_level: number that is white in 16-bit pictures; 0: 65535.
-        metadata: {name: text} for formats that can store it; Graft needs it to read a
-            Keras file again.
-        whole: keras.Model of the same input, whose outputs are {name: tensor}: with the
-            stranger scores, float32 [n]; `model` itself if the run has no such scores.
-        score_model: keras.Model that computes them from the output of the layer that
-            its input is named after; None if the run has no such scores.
-        original: the run as model.predict loads it.
-    """
-
+    # keras.Model of built-in layers: float32 [n, size_px, size_px, 3], RGB, 0..255 ->
+    # float32 [n, num_classes], where each row sums to 1.
     model: Any
     spec: InputSpec
-    resize_min: int
-    white_level: int
+    resize_min: int  # longest short side that conversion keeps, in pixels; 0: any
+    white_level: int  # number that is white in 16-bit pictures; 0: 65535
     class_names: tuple[str, ...]
+    # {name: text} for formats that can store it; Graft needs it to read a Keras file.
     metadata: dict[str, str]
+    # keras.Model of the same input -> {name: tensor}, with the stranger scores, float32
+    # [n]; `model` itself if the run has no such scores.
     whole: Any
+    # keras.Model that computes these scores from the output of the layer that its input
+    # is named after; None if the run has no such scores.
     score_model: Any
-    original: classifier.Classifier
+    original: classifier.Classifier  # the run as model.predict loads it
 
     @property
     def encoded_names(self) -> list[bytes]:

@@ -80,43 +80,27 @@ class QuantizationCost:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An exported file that agrees with its run.
+    """An exported file that agrees with its run."""
 
-    Attributes:
-        path: path of the file or folder.
-        card: path of the model card, README.md or another name.
-        kind: a format.
-        quantize: kind of quantization, or "none".
-        models: facts of the run's own model, then of the exported one.
-        num_photos: number of photos that the run and the file both classified.
-        tolerance: largest difference allowed between two probabilities.
-        cost: cost of quantization; None without quantization.
-    """
-
-    path: Path
-    card: Path
-    kind: str
-    quantize: str = "none"
-    models: tuple[ModelFacts, ...]
-    num_photos: int
-    tolerance: float
-    cost: QuantizationCost | None = None
+    path: Path  # of the file or folder
+    card: Path  # the model card, README.md or another name
+    kind: str  # a format
+    quantize: str = "none"  # kind of quantization
+    models: tuple[ModelFacts, ...]  # the run's own model, then the exported one
+    num_photos: int  # that the run and the file both classified
+    tolerance: float  # largest difference allowed between two probabilities
+    cost: QuantizationCost | None = None  # None without quantization
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilePredictions:
-    """Predictions of an exported file in a process without Graft.
+    """Predictions of an exported file in a process without Graft."""
 
-    Attributes:
-        probabilities: float64 [n, num_classes]: of each photo alone, then of a batch.
-            A last column has the stranger scores if the file gives any.
-        indices: int64 [n], the photos that these belong to.
-        latency_s: median duration of a call with one photo, in seconds.
-    """
-
+    # float64 [n, num_classes]: of each photo alone, then of a batch. A last column has
+    # the stranger scores if the file gives any.
     probabilities: np.ndarray
-    indices: np.ndarray
-    latency_s: float
+    indices: np.ndarray  # int64 [n], the photos that these belong to
+    latency_s: float  # median duration of a call with one photo, in seconds
 
     def differences(self, expected: np.ndarray) -> np.ndarray:
         """Return the largest difference in each column; infinite for NaN."""

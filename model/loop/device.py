@@ -54,10 +54,7 @@ class ComputeSetup:
 
 
 def set_up(precision: str, cache_dir: Path) -> ComputeSetup:
-    """Prepare TensorFlow for a training with repeatable results, before it computes.
-
-    `precision` is one of PRECISIONS, `cache_dir` the folder of all feature caches.
-    """
+    """Prepare TensorFlow for a training with repeatable results, before it computes."""
     tf.config.experimental.enable_op_determinism()
     device_name = f"CPU ({_cpu_entry('model name') or 'unknown'})"
     if physical := tf.config.list_physical_devices("GPU"):

@@ -177,10 +177,7 @@ class Settings:
         return fitting[-1] if fitting else LayerRate(pattern="*")
 
     def check_rates(self, variables: Sequence[str]) -> None:
-        """Refuse layer rates that fit none of the variables that train, or freeze all.
-
-        `variables` are their names, "layer/variable".
-        """
+        """Refuse layer rates that fit no variable that trains, or freeze all."""
         for rate in self.layer_rates:
             if not any(map(rate.fits, variables)):
                 layers = sorted({name.split("/")[0] for name in variables})

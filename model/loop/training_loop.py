@@ -110,16 +110,7 @@ def predict(
 
 
 class TrainingLoop:
-    """Validate one network in one stage after each epoch; subclasses train it.
-
-    Attributes:
-        model: The keras.Model that trains, inputs -> logits.
-        source: Batches for training and validation.
-        best: The best weights so far, of this stage and those before.
-        epoch: Number of complete epochs of this stage.
-        first_epoch: Number of epochs of the stages before.
-        photos_in_epoch: Number of photos trained on in the current epoch.
-    """
+    """Validate one network in one stage after each epoch; subclasses train it."""
 
     def __init__(
         self,
@@ -130,13 +121,14 @@ class TrainingLoop:
         stage: str = "",
         first_epoch: int = 0,
     ) -> None:
-        """Prepare the first epoch.
+        """Prepare the first epoch of a keras.Model, inputs -> logits.
 
-        `first_epoch` is the number of epochs of earlier stages, whose order and windows
-        are not repeated.
+        `best` has the best weights so far, also of earlier stages, and `first_epoch` is
+        the number of their epochs, whose order and windows are not repeated.
         """
         self.model, self.source, self.best = model, source, best
-        self.epoch = self.photos_in_epoch = 0
+        self.epoch = 0  # complete epochs of this stage
+        self.photos_in_epoch = 0  # trained on in the current epoch
         self._stage, self.first_epoch = stage, first_epoch
         self._predict_step = make_predict_step(model)
 

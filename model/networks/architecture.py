@@ -169,20 +169,12 @@ class Network:
     ) -> Any:
         """Build a part of the network, with new weights.
 
-        Args:
-            spec: size and normalisation of the input, which is built into the model.
-            names: positions whose outputs are the model's; INPUT for the normalised
-                image, or `after` itself.
-            after: position whose output is the model's input; INPUT for the normalised
-                image; "" for the image itself.
-            num_classes: number of classes of the logits; 0 for the network's own.
-            dtype: Keras dtype policy; variables are float32 in any case.
-            repeat_per_column: see `normalisation`.
-            replace: function (unbuilt layer) -> layer to use in its place.
-
-        Returns:
-            keras.Model: -> {name: its output}. The input is the image, float32 [batch,
-            size_px, size_px, 3], RGB, 0..255, or float32 "features".
+        The keras.Model returns {name: output} of the positions `names`. Its input is
+        the image, float32 [batch, size_px, size_px, 3], RGB, 0..255, which it
+        normalises by `spec`; or float32 "features", the output of the position `after`.
+        INPUT stands for the normalised image. For 0 classes, the logits are those of
+        the network's own. `dtype` is the Keras dtype policy; variables are float32 in
+        any case. `replace` maps each unbuilt layer to the one to use in its place.
         """
         description = self._description(spec, num_classes)
         start = description.output(after) if after else description.model.input

@@ -122,10 +122,7 @@ def path_of(variable: Any) -> str:
 
 
 def weights(layer: Any) -> dict[str, Any]:
-    """Return {"kernel" or "query/kernel" or ...: variable} of a layer's weights.
-
-    The state of random numbers is not a weight.
-    """
+    """Return {"kernel" or "query/kernel" ...: variable}, without random states."""
     named = {path_of(v).partition("/")[2]: v for v in layer.weights}
     return {n: v for n, v in named.items() if not n.endswith(RANDOM_STATE)}
 

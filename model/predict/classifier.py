@@ -123,11 +123,7 @@ class Explanation:
 
 
 class Explainer:
-    """Classify photos and explain the predictions.
-
-    Attributes:
-        index: training photos to compare with; None if they cannot be read.
-    """
+    """Classify photos and explain the predictions."""
 
     def __init__(self, classifier: Classifier, data: str = "") -> None:
         """Prepare, and log what cannot be explained; DataError if nothing can be.
@@ -135,6 +131,7 @@ class Explainer:
         Features of training photos are computed if they are not cached. `data` is the
         folder of the run's records if they were moved.
         """
+        # Training photos to compare with; None if they cannot be read.
         self.index: similar_photos.SimilarityIndex | None = None
         notes: list[str] = []
         model, run = classifier.model, classifier.run

@@ -88,10 +88,7 @@ class SimilarityIndex:
 def build_index(
     run: finished_run.FinishedRun, model: Any, data: str = ""
 ) -> SimilarityIndex:
-    """Make the training photos of a run searchable, or raise DataError.
-
-    `data` is the folder of the run's records if they were moved.
-    """
+    """Make the training photos of a run searchable, or raise DataError."""
     layer, embeddings = head_input(run, model)
     records = run.read_records(data)
     trunk = keras.Model(model.input, embeddings)

@@ -16,10 +16,7 @@ from pipeline.system.errors import DataError
 
 
 def evaluate(config: evaluation_settings.Config) -> dict[str, Any]:
-    """Compare the photos of a folder with a run's test photos.
-
-    Returns the figures of evaluation/strangers.json, and its path.
-    """
+    """Compare a folder's photos with a run's test photos; return figures and path."""
     folder, batch_size = config.strangers, config.batch_size
     known = classifier.load_run(config.run_dir)
     run = known.run

@@ -32,10 +32,7 @@ def finish(evaluation: run_evaluation.RunEvaluation, config: Config) -> dict[str
 
 
 def write(evaluation: run_evaluation.RunEvaluation, command: str) -> Path:
-    """Write the report beside the .json of an evaluation; return its path.
-
-    `command` is the command line that made the evaluation.
-    """
+    """Write the report of `command` beside the evaluation's .json; return its path."""
     path = evaluation.path.with_suffix(".html")
     with file_system.replacing(path) as partial:
         page = render(evaluation, command)

@@ -40,10 +40,7 @@ class Recipe:
 
 
 def combinations(typed: Mapping[str, Any]) -> tuple[settings.Config, ...]:
-    """Return the settings of each combination of networks, resizings and sizes.
-
-    `typed` holds {name: value} of the flags on the command line.
-    """
+    """Return the settings of each combination of networks, resizings and sizes."""
     name = typed.get("recipe", "")
     values = dict(read(find(name), settings.SETTINGS).values) if name else {}
     values |= typed

@@ -300,10 +300,7 @@ _GROUPS = ("overrides", "learning", "augmentation")
 
 
 def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
-    """Return the run folder that --resume names; None without --resume.
-
-    `typed` holds {name: value} of the flags on the command line.
-    """
+    """Return the run folder that --resume names; None without --resume."""
     for name in ("recipe", "resume"):
         if typed.get(name) == "":  # as from a variable of the shell that is not set
             raise UsageError(
@@ -320,11 +317,7 @@ def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
 
 
 def from_run(path: Path, values: Mapping[str, Any]) -> Config:
-    """Return the settings whose {name: value} a file of a run folder keeps.
-
-    Raises:
-        DataError: The settings are damaged, or of another version of Graft.
-    """
+    """Return the settings that a file of a run holds, or raise DataError."""
     try:
         groups = {name: type(getattr(Config, name))(**values[name]) for name in _GROUPS}
         return Config(**{**values, **groups, "stages": tuple(values["stages"])})

@@ -21,12 +21,7 @@ from pipeline.system import command_line
 
 
 class StagedTraining:
-    """Train a network stage by stage, epoch by epoch.
-
-    Attributes:
-        number: Number of the current stage, from 0.
-        training: Training of the current stage.
-    """
+    """Train a network stage by stage, epoch by epoch."""
 
     def __init__(
         self,
@@ -71,7 +66,7 @@ class StagedTraining:
     def _begin_stage(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Build the network of a stage, with values that trained in earlier stages."""
         self.has_begun = False
-        self.number = number
+        self.number = number  # of the current stage, from 0
         stage = self.stages[number]
         self._trunk, self._tail = self.build(stage)
         for model in (self._trunk, self._tail):

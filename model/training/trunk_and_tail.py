@@ -12,10 +12,7 @@ from model.training import stages
 
 
 def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
-    """Build the frozen part: image -> output of the cut layer.
-
-    `dtype` is the Keras dtype policy of its layers.
-    """
+    """Build the frozen part with a dtype policy: image -> output of the cut layer."""
     keras.utils.set_random_seed(plan.seed)  # for weights that are not restored
     part = plan.network.build_part(
         plan.spec,

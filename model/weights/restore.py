@@ -74,10 +74,7 @@ class RestoredWeights:
         return self.values.get(layer, {}).keys() == self.shapes[layer].keys()
 
     def missing_layers(self, last: str) -> list[str]:
-        """List the layers with weights up to step `last` that are not restored.
-
-        Layers that were left out on purpose do not count as missing.
-        """
+        """List the layers up to `last` that are neither restored nor skipped."""
         return [
             name
             for name in self.network.weighted_layers(last)
@@ -103,10 +100,7 @@ class RestoredWeights:
         return self.possible_features()[-1]
 
     def require(self, last: str, *, for_evaluation: bool = False) -> None:
-        """Refuse weights without a layer up to the step `last`.
-
-        The advice depends on whether the network is to be evaluated without training.
-        """
+        """Refuse weights without a layer up to `last`; advise what to do instead."""
         missing = self.missing_layers(last)
         if not missing:
             return
@@ -163,10 +157,7 @@ def restore_checkpoint(
     skip: Sequence[str] = (),
     overrides: Overrides = weight_settings.AS_WEIGHTS,
 ) -> RestoredWeights:
-    """Identify the network of a file's tensors and restore them, except `skip`.
-
-    `arch` is the name of the network; "" to identify it.
-    """
+    """Identify the network of a file's tensors and restore them, except `skip`."""
     match = identify_network.identify(checkpoint, arch=arch)
     return restore_match(match, skip=skip, overrides=overrides)
 

@@ -61,10 +61,7 @@ def lines(
 def changes(
     rows: Sequence[Row], previous: PreviousDataset, class_names: Collection[str]
 ) -> list[str]:
-    """Describe what has changed since the last conversion, with removed photos.
-
-    `class_names` are the classes now.
-    """
+    """Describe what has changed since the last conversion, with removed photos."""
     kinds, texts = list(map(previous.change, rows)), []
     for kind in ("new", "known", "with another class", "changed", "gone"):
         if indices := [index for index, other in enumerate(kinds) if other == kind]:

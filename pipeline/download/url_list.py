@@ -98,10 +98,7 @@ def download(config: Config) -> list[str]:
 
 
 def read(config: Config) -> list[Photo]:
-    """Read a list, or a random subset of it.
-
-    A larger subset of the same seed includes the smaller one.
-    """
+    """Read a list, or a random subset, which a larger one of the same seed includes."""
     path, images = Path(config.urls), config.images
     names = label_files.read(Path(config.labels)) if config.labels else None
     rows = list(photo_csv.read_rows(path, _COLUMNS, config.columns))

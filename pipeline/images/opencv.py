@@ -125,10 +125,7 @@ def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def as_bgr(pixels: Any, white: int = WHITE) -> Any:
-    """Convert decoded pixels to uint8 BGR, laid over white where transparent.
-
-    `white` is the 16-bit value that becomes 255.
-    """
+    """Convert decoded pixels to uint8 BGR over white; 16-bit `white` becomes 255."""
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
         return pixels
     converted = np.empty((*pixels.shape[:2], 3), np.uint8)

@@ -47,15 +47,13 @@ def encode_for_record(
     A JPEG that decodes without complaint, upright, 8 bits, RGB or grey, with a short
     side of at most `resize_min`, is copied. Any other image is turned upright, laid
     over white where it is transparent, shrunk to that short side and encoded again:
-    PNG stays PNG, the rest becomes JPEG of quality 95.
+    PNG stays PNG, the rest becomes JPEG of quality 95. A file that is refused or does
+    not decode is an ImageError.
 
-    Args:
-        data: the whole file; ImageError if it is refused or does not decode.
-        resize_min: longest short side that a record may have, in pixels; 0: no limit.
-        white_level: 16-bit value that is white, 1 to 65535; 0: 65535. Pictures that it
-            does not fit are refused: with 0, those that use at most 14 bits; otherwise
-            those in which most values are above it.
-        refuse_animated: refuse an animation instead of using its first frame.
+    For 0, `resize_min` sets no limit, and `white_level`, the 16-bit value that is
+    white, is 65535. Pictures that it does not fit are refused: with 0, those that use
+    at most 14 bits; otherwise those in which most values are above it.
+    `refuse_animated` refuses an animation instead of using its first frame.
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")

@@ -105,10 +105,7 @@ def parse_features(serialized: bytes, where: str) -> Any:
 
 
 def parse(serialized: bytes, where: str) -> Record:
-    """Decode a record, which has one value of each feature, or raise DataError.
-
-    Messages begin with `where`.
-    """
+    """Decode a record, which has one value of each feature, or raise DataError."""
     features = parse_features(serialized, where)
     values: dict[str, Any] = {}
     for name, attribute in FEATURES.items():

@@ -37,10 +37,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def unframe(record: bytes, where: str) -> bytes:
-    """Return the payload of a whole TFRecord, or raise DataError.
-
-    Messages begin with `where`, the place of the record.
-    """
+    """Return the payload of a TFRecord; DataError begins with its place, `where`."""
     if len(record) < OVERHEAD_BYTES:
         raise DataError(f"{where}: the file ends inside the record")
     length, length_crc = _HEADER.unpack_from(record)

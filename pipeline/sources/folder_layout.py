@@ -59,20 +59,16 @@ def parse(layout: str) -> tuple[list[str], dict[str, str]]:
 
 
 class FolderLayout:
-    """Meaning of the folders of a source.
-
-    Attributes:
-        classes: {folder: (class, split) of the files below it}; the split is one of
-            SPLITS or "", and both are "" for a folder that is left out.
-        notes: lines for the user on what was guessed.
-    """
+    """Meaning of the folders of a source."""
 
     def __init__(
         self, root: Path, files: Mapping[Folder, Sequence[str]], layout: str
     ) -> None:
         """Find the classes, or raise DataError if the folders have no clear meaning."""
+        # {folder: (class, split) of the files below it}; the split is one of SPLITS or
+        # "", and both are "" for a folder that is left out.
         self.classes: dict[Folder, tuple[str, str]] = {}
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # for the user, on what was guessed
         self._root, self._files = root, files
         self._levels, self._split_of = parse(layout)
         out = {name for name, split in self._split_of.items() if split == _NONE}

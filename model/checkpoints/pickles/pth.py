@@ -179,10 +179,7 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_legacy(path: Path) -> dict[str, np.ndarray]:
-    """Read a file that torch.save wrote before PyTorch 1.6.
-
-    It is five pickles, then the storages.
-    """
+    """Read a file that torch.save wrote before 1.6: five pickles, then the storages."""
     data, where = path.read_bytes(), str(path)
     storages: dict[str, _Storage] = {}
     position = 0

@@ -60,10 +60,7 @@ def unreadable(prefix: Path, problem: str) -> errors.CorruptCheckpoint:
 
 
 def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
-    """Return the number of data files, and {name of a tensor: entry}.
-
-    Errors name the checkpoint by its prefix.
-    """
+    """Return the number of data files, and {name of a tensor: entry}."""
     size = index.stat().st_size
     if size > _MAX_INDEX_BYTES:
         raise unreadable(prefix, f"an index of {size:,} bytes")

@@ -236,10 +236,7 @@ def as_text(figures: dict[str, Any]) -> str:
 
 
 def groups_in_words(figures: dict[str, Any]) -> list[str]:
-    """Return how intervals and tests allow for groups, as a line; [] without groups.
-
-    `figures` are those of an evaluation or of a comparison.
-    """
+    """Return how intervals and tests allow for groups, as a line; [] without groups."""
     total, num_groups = figures["num_examples"], figures["num_groups"]
     if num_groups == total:
         return []

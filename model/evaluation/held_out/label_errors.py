@@ -95,10 +95,7 @@ def figures(
 
 
 def write(directory: Path, doubts: Mapping[str, Any]) -> Path:
-    """Write doubts.csv and doubts.json of a run; return the path of the first.
-
-    `doubts` is a result of `figures`.
-    """
+    """Write doubts.csv and doubts.json from `figures`; return the path of the first."""
     folder = file_system.make_inside(directory, "evaluation")
     written = run_folder.RunFolder(directory=folder)
     written.write_csv(CSV_NAME, [*_COLUMNS], doubts["photos"])

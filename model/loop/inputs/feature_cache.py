@@ -182,10 +182,7 @@ def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
 def identity_of(
     trunk: Any, layer: str, spec: InputSpec, precision: str
 ) -> dict[str, Any]:
-    """Return all that a trunk's features of a photo depend on, as JSON can hold it.
-
-    `layer` is the name of what the frozen trunk computes.
-    """
+    """Return all that a trunk's features at `layer` depend on, as JSON can hold it."""
     weights = sorted(model_variables.digests(trunk.variables).items())
     layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
     return {

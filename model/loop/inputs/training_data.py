@@ -168,10 +168,7 @@ def compute_features(
     cache_dir: Path,
     identity: dict[str, Any],
 ) -> feature_cache.Features:
-    """Return the features of all photos, in as many views as training needs.
-
-    `cache_dir` is the folder of all caches; feature_cache.identity_of has `identity`.
-    """
+    """Return the features of all photos, in as many views as training needs."""
     rows, needed = photos_per_view(records, num_views)
     size = feature_cache.BATCH_SIZE
     images = image_batches.Images(records, rows, spec, batch_size=size)

@@ -30,10 +30,7 @@ class Names(NamedTuple):
 
 
 def read(path: Path, *, is_quiet: bool = False) -> Names:
-    """Read a file of class names; its content decides the form.
-
-    A guess is logged, unless `is_quiet`.
-    """
+    """Read class names, in whatever form; log guesses unless `is_quiet`."""
     lines = text_lines.read(path)
     names = [line.strip() for line in "".join(lines).rstrip().split("\n")]
     kind = path.suffix.lower()
