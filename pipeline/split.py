@@ -21,6 +21,7 @@ from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 _setting = functools.partial(config_flags.setting, group="Split", basic=True)
+_share = functools.partial(_setting, lower=0, upper=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,17 +39,13 @@ class Config:
         lower=0,
     )
     fold: int = _setting(0, "Fold that becomes the test split, from 0.", lower=0)
-    validation_share: float = _setting(
+    validation_share: float = _share(
         split_assignment.DEFAULT_SHARES["validation"],
         "Share of each class's photos for validation.",
-        lower=0,
-        upper=1,
     )
-    test_share: float = _setting(
+    test_share: float = _share(
         split_assignment.DEFAULT_SHARES["test"],
         "Share of each class's photos for the test split; not used with --folds.",
-        lower=0,
-        upper=1,
     )
 
     def __post_init__(self) -> None:

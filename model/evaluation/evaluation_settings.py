@@ -12,6 +12,7 @@ _subject = functools.partial(_setting, group="What to evaluate")
 _list = functools.partial(config_flags.setting, group="What to evaluate")
 _photos = functools.partial(_setting, group="Photos")
 _results = functools.partial(_setting, group="Results")
+_least = functools.partial(_results, 0.0, lower=0, upper=1)
 GATES = {"min_accuracy": "accuracy", "min_balanced_accuracy": "balanced accuracy"}
 
 
@@ -77,19 +78,13 @@ class Config:
         choices=("none", "flip", "ten_crop"),
     )
     report: bool = _results(True, "Writes an HTML report.")
-    min_accuracy: float = _results(
-        0.0,
+    min_accuracy: float = _least(
         "Ends with exit code 2 if the accuracy, a number from 0 to 1, is lower than "
-        "this.",
-        lower=0,
-        upper=1,
+        "this."
     )
-    min_balanced_accuracy: float = _results(
-        0.0,
+    min_balanced_accuracy: float = _least(
         "Ends with exit code 2 if the balanced accuracy, the mean of the classes' "
-        "recalls, from 0 to 1, is lower than this.",
-        lower=0,
-        upper=1,
+        "recalls, from 0 to 1, is lower than this."
     )
 
     def __post_init__(self) -> None:

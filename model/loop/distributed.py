@@ -18,11 +18,6 @@ import tensorflow as tf
 
 from pipeline.system.errors import DataError
 
-
-class WorkerLost(DataError):
-    """Another process of the training does not answer."""
-
-
 # What collective operations raise when another process does not answer.
 LOST = (
     tf.errors.UnavailableError,

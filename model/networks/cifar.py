@@ -37,20 +37,18 @@ def cifar10_quick(image: Any, num_classes: int) -> Any:
     return dense(num_classes, activation=None, name="ip2")(x)
 
 
-def cifar_cnn(image: Any, num_classes: int) -> Any:
+def cifar_cnn_avg(image: Any, num_classes: int) -> Any:
+    """Connect `cifar_cnn` with average pooling; its weights have the same names."""
+    return cifar_cnn(image, num_classes, keras.layers.AveragePooling2D)
+
+
+def cifar_cnn(
+    image: Any, num_classes: int, pooling: Any = keras.layers.MaxPooling2D
+) -> Any:
     """Connect the Keras example: two blocks of two convolutions, max pooling, dense.
 
     Source: keras/examples/cifar10_cnn.py.
     """
-    return _cifar_cnn(image, num_classes, keras.layers.MaxPooling2D)
-
-
-def cifar_cnn_avg(image: Any, num_classes: int) -> Any:
-    """Connect `cifar_cnn` with average pooling; its weights have the same names."""
-    return _cifar_cnn(image, num_classes, keras.layers.AveragePooling2D)
-
-
-def _cifar_cnn(image: Any, num_classes: int, pooling: Any) -> Any:
     x = image
     for block, filters in enumerate((32, 64), start=1):
         x = conv(filters, 3, name=f"block_{block}_0")(x)

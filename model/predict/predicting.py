@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import operator
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -100,18 +101,14 @@ def predict(
 
 def _with_spans(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     """Yield the predictions for frames, and one for each span when it has ended."""
-    for (_, answer, _), group in itertools.groupby(predictions, _kind):
+    kind = operator.attrgetter("photo", "answer", "is_stranger")
+    for (_, answer, _), group in itertools.groupby(predictions, kind):
         span = []
         for prediction in group:
             yield prediction
             span.append(prediction)
         if answer:
             yield _mean(span)
-
-
-def _kind(prediction: Prediction) -> tuple[str, str, bool]:
-    """Return what the frames of a span have in common."""
-    return prediction.photo, prediction.answer, prediction.is_stranger
 
 
 def _mean(span: Sequence[Prediction]) -> Prediction:

@@ -15,10 +15,12 @@ from pipeline.system.errors import DataError, UsageError
 DEFAULT_EPOCHS = 30
 _AUTO_VIEWS = 2
 _weights = functools.partial(config_flags.setting, group="Data and weights")
+_source = functools.partial(_weights, basic=True)
 _head = functools.partial(config_flags.setting, group="New head")
 _training = functools.partial(config_flags.setting, group="Training")
 _stage = functools.partial(_training, per_stage=True)
-_several = functools.partial(config_flags.setting, group="Several runs")
+_length = functools.partial(_stage, basic=True)
+_several = functools.partial(config_flags.setting, group="Several runs", basic=True)
 _snapshots = functools.partial(config_flags.setting, group="Snapshots")
 _action = functools.partial(config_flags.setting, group="What to do", basic=True)
 
@@ -55,24 +57,17 @@ class Action:
 class Config:
     """Settings of a training."""
 
-    ckpt: str = _weights(
+    ckpt: str = _source(
         DEFAULT_WEIGHTS,
         f"Weights to start from: {weight_settings.NAME_OF_WEIGHTS}, the path of a "
         "file, none for a random start, or A,B to compare A and B.",
-        basic=True,
         value="NAME",
     )
-    data: str = _weights(
-        "tfrecords",
-        "Folder of records from pipeline.convert.",
-        basic=True,
-        value="FOLDER",
+    data: str = _source(
+        "tfrecords", "Folder of records from pipeline.convert.", value="FOLDER"
     )
-    run_dir: str = _weights(
-        "",
-        "Folder of the new run; by default runs/<time>-<ckpt>.",
-        basic=True,
-        value="FOLDER",
+    run_dir: str = _source(
+        "", "Folder of the new run; by default runs/<time>-<ckpt>.", value="FOLDER"
     )
     arch: str = _weights("", weight_settings.ARCH, value="NAME")
     skip: str = _weights(
@@ -124,7 +119,6 @@ class Config:
         1,
         "Number of runs, with seeds SEED, SEED+1, ...; reports mean and standard "
         "deviation.",
-        basic=True,
         lower=1,
         upper=1000,
     )
@@ -132,7 +126,6 @@ class Config:
         0,
         "Number of folds; each is the test split of one run, or validates networks "
         "that are compared. 0 uses the split of the records.",
-        basic=True,
         lower=0,
         upper=1000,
     )
@@ -142,6 +135,7 @@ class Config:
         "batches, which shows what the weights are worth; needs --train_from, so that "
         "all layers train.",
         choices=("none", "scratch"),
+        basic=False,
     )
     snapshot_minutes: float = _snapshots(
         10.0, "Minutes between two snapshots, from which --resume continues.", above=0
@@ -160,11 +154,10 @@ class Config:
         choices=("best", "last"),
         is_flag=False,
     )
-    train_from: str = _stage(
+    train_from: str = _length(
         "",
         "Lowest layer that trains, such as conv5; by default only the new head trains, "
         "or everything with --ckpt=none.",
-        basic=True,
         value="LAYER",
     )
     train: str = _stage(
@@ -181,25 +174,17 @@ class Config:
         lower=-1,
         upper=1000,
     )
-    epochs: int = _stage(
-        0,
-        f"Passes over the training photos; 0 is {DEFAULT_EPOCHS}.",
-        basic=True,
-        lower=0,
+    epochs: int = _length(
+        0, f"Passes over the training photos; 0 is {DEFAULT_EPOCHS}.", lower=0
     )
     steps: int = _stage(0, "Steps after which training ends; 0 uses --epochs.", lower=0)
-    batch_size: int = _stage(
-        64,
-        "Photos per step; smaller batches need less memory.",
-        basic=True,
-        lower=1,
-        upper=1 << 14,
+    batch_size: int = _length(
+        64, "Photos per step; smaller batches need less memory.", lower=1, upper=1 << 14
     )
-    learning_rate: float = _stage(
+    learning_rate: float = _length(
         0.0,
         "Step size of the optimizer; 0 chooses one that suits adam and the number of "
         "inputs of the final layer.",
-        basic=True,
         lower=0,
     )
     learning: optimization.Settings = optimization.DEFAULTS

@@ -15,6 +15,7 @@ from model.training import settings
 from model.training.repeats import out_of_fold
 from model.training.staged_training import StagedTraining
 from pipeline.system import command_line, file_system
+from pipeline.system.errors import DataError
 
 # Seconds between two writings of the best model so far.
 _SAVE_EVERY_S = 60.0
@@ -107,7 +108,7 @@ class TrainingSession:
         except distributed.LOST as error:
             # A list of places in the code comes first.
             line = str(error).rpartition("\n\n")[2].partition("\n")[0]
-            raise distributed.WorkerLost(
+            raise DataError(
                 f"{self._directory}: another process of this training does not answer "
                 f"({line.rpartition('aborted by: ')[2]:.200}). Start all of them again "
                 "with --resume."

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -68,7 +68,11 @@ def convert(config: Config) -> Summary:
         written, obsolete = place_records(
             rows, source.class_names, config.shard_mb << 20, previous
         )
-        write_records(written, directory, partial, runner)
+        joins = (
+            functools.partial(_join, directory, extents, partial / name)
+            for name, extents in written.items()
+        )
+        runner.call(list(joins))
         changes = []
         if previous is not None:
             rows += previous.removed_photos(rows)
@@ -290,20 +294,6 @@ def _extents(rows: Iterable[Row]) -> list[Extent]:
         else:
             extents.append((row.file, row.offset, row.length))
     return extents
-
-
-def write_records(
-    written: Mapping[str, Sequence[Extent]],
-    directory: Path,
-    partial: Path,
-    runner: decode_files.Runner,
-) -> None:
-    """Join parts of files in a data set's folder to files in its staging folder."""
-    joins = (
-        functools.partial(_join, directory, extents, partial / name)
-        for name, extents in written.items()
-    )
-    runner.call(list(joins))
 
 
 def _join(directory: Path, extents: Sequence[Extent], target: Path) -> None:

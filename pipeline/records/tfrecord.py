@@ -7,7 +7,6 @@ payload, masked CRC32C of the payload. Source: tensorflow/core/lib/io/record_wri
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
 
@@ -66,19 +65,14 @@ def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
         size = path.stat().st_size
         offset = 0
         while offset < size:
-            where = f"{path} at {offset}"
-            payload = _read_next(file, size - offset, max_bytes, where)
-            yield offset, payload
-            offset += len(payload) + OVERHEAD_BYTES
-
-
-def _read_next(file: BinaryIO, available: int, max_bytes: int, where: str) -> bytes:
-    header = file.read(_HEADER.size)
-    length = int.from_bytes(header[:8], "little")
-    if length + OVERHEAD_BYTES > available:
-        # Checked before allocating: a damaged length may ask for exabytes.
-        text = f"the file ends inside a record of {length} bytes, {available} left"
-        raise DataError(f"{where}: {text}")
-    if max_bytes and length > max_bytes:
-        raise DataError(f"{where}: a record of {length:,} bytes is not a photo")
-    return unframe(header + file.read(length + _FOOTER.size), where)
+            where, available = f"{path} at {offset}", size - offset
+            header = file.read(_HEADER.size)
+            length = int.from_bytes(header[:8], "little")
+            if length + OVERHEAD_BYTES > available:
+                # Checked before allocating: a damaged length may ask for exabytes.
+                text = f"ends inside a record of {length} bytes, {available} left"
+                raise DataError(f"{where}: the file {text}")
+            if max_bytes and length > max_bytes:
+                raise DataError(f"{where}: a record of {length:,} bytes is not a photo")
+            yield offset, unframe(header + file.read(length + _FOOTER.size), where)
+            offset += length + OVERHEAD_BYTES
