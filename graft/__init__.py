@@ -6,7 +6,7 @@
     run.evaluate()
     run.predict("a.jpg")
 
-Importing this loads nothing else: TensorFlow is loaded when it is first needed.
+The import is quick: TensorFlow is loaded when it is first needed.
 """
 
 from typing import TYPE_CHECKING, Any

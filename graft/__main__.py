@@ -1,4 +1,4 @@
-"""Run Graft's commands by one name: graft convert, graft train, graft evaluate."""
+"""Run the command graft, whose first word names what to do, as in graft train."""
 
 import difflib
 import runpy
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.system import program_name
 
-# Modules, as the checkout names them.
+# {name: (module in the checkout, what the command does)}.
 COMMANDS = {
     "convert": ("pipeline.convert", "turn a folder of photos into records"),
     "check": ("pipeline.check", "find damaged photos, copies and small classes"),
@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": ("model.serve", "classify photos on a page in the browser"),
     "export": ("model.export", "write a run as SavedModel, ONNX, LiteRT or Keras"),
     "inspect": ("model.inspect", "show what a weight file holds"),
-    "download": ("pipeline.download", "get example photos, or those of a list"),
+    "download": ("pipeline.download", "get example photos, or photos from a list"),
 }
 FIRST_STEPS = """\
 Graft turns photos into a classifier. Put them into one folder for each class, such as
@@ -38,7 +38,7 @@ def main() -> None:
     if name in COMMANDS:
         program_name.is_graft = True
         del sys.argv[1]
-        module = _in_tree(COMMANDS[name][0])
+        module = _installed_name(COMMANDS[name][0])
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     elif name == "--version":
         sys.stdout.write(f"graft {program_name.VERSION}\n")
@@ -56,8 +56,8 @@ def main() -> None:
         sys.exit(2)
 
 
-def _in_tree(module: str) -> str:
-    """Return a module's name where Graft is installed: all modules lie in graft/."""
+def _installed_name(module: str) -> str:
+    """Return a module's name here; an installation has all modules in graft/."""
     if not Path(__file__).with_name("pipeline").is_dir():
         return module
     return f"graft.{module}" if "." in module else f"graft.commands.{module}"

@@ -1,8 +1,8 @@
 """Convert, train, evaluate and predict from Python, with the settings of the commands.
 
 Settings have the names of the commands' flags: `graft train --epochs=3` is
-`graft.train(..., epochs=3)`. Paths may be texts or paths, several values a list. What
-is wrong raises UsageError or UserError, with the message that the command prints.
+`graft.train(..., epochs=3)`. A path is a str or a Path, and several values are a list.
+Errors are UsageError or UserError, with the message that the command prints.
 """
 
 import os
@@ -17,14 +17,14 @@ from pipeline.system.errors import UsageError, UserError
 __all__ = ["UsageError", "UserError", "convert", "evaluate", "load", "train"]
 
 _Path = str | os.PathLike[str]
-# Settings of evaluate.py whose result is no evaluation of one run.
+# Settings of evaluate.py for its other tasks, and run_dir, which is the argument `run`.
 _OTHER_TASKS = ("list", "runs_dir", "sort", "json", "runs", "strangers", "run_dir")
 
 
 def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
-    """Convert a folder of photos to records; an update if they exist already.
+    """Convert a folder of photos to records, or update records after photos changed.
 
-    `out` is a folder for the records, by default <source>-records beside the photos.
+    `out` is the folder of the records, by default <source>-records beside the photos.
     """
     from pipeline.convert import conversion
     from pipeline.convert.convert_settings import Config
@@ -39,10 +39,10 @@ def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
 
 
 def train(data: _Path = "", **settings: Any) -> Run:
-    """Train a classifier, by default on pretrained layers that stay as they are.
+    """Train a classifier: by default a new head on frozen pretrained layers.
 
     `data` is a folder of photos, which is converted first, or a folder of records. To
-    continue a run that was stopped, give its folder as `resume` and no data.
+    continue a run that was stopped, pass its folder as `resume`, and no data.
     """
     _prepare_tensorflow()
     import train as command
@@ -65,9 +65,9 @@ def train(data: _Path = "", **settings: Any) -> Run:
 
 
 def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
-    """Evaluate a run on its test photos, or on `data`; write a report.
+    """Evaluate a run on its test photos, or on those of `data`, and write a report.
 
-    With `ckpt`, a weight file is evaluated in place of a run.
+    With `ckpt`, evaluate a weight file and not a run.
     """
     _prepare_tensorflow()
     import evaluate as command
@@ -83,7 +83,10 @@ def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
 
 
 def load(run_dir: _Path = "runs/latest") -> Run:
-    """Open a run; "best" is the one with the lowest validation loss in runs/."""
+    """Open a run folder; "best" means the run in runs/ with the lowest validation loss.
+
+    The runs of `folds` can be evaluated together; to predict or export, open one.
+    """
     _prepare_tensorflow()
     from model.runs import run_folder, run_list
 
@@ -98,7 +101,7 @@ def _records_beside(source: _Path) -> Path:
 
 
 def _prepare_tensorflow() -> None:
-    """Load TensorFlow with the settings of the commands."""
+    """Import TensorFlow and Keras as the commands do, or raise UserError."""
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split

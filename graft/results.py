@@ -1,4 +1,4 @@
-"""What the functions of Graft return, with pictures for notebooks."""
+"""Define the results of Graft's functions, which notebooks show with pictures."""
 
 import dataclasses
 import functools
@@ -14,13 +14,16 @@ from pipeline.records import manifest
 from pipeline.system import config_flags, html_templates
 
 _Path = str | os.PathLike[str]
-_SIDE_PX = 160  # of thumbnails
-_MOST_REPORT_BYTES = 3 << 20  # that a notebook shows whole
+_THUMBNAIL_PX = 160
+_MAX_SHOWN = 50  # predictions that a notebook shows
+_MAX_REPORT_BYTES = 3 << 20  # of a larger report, a notebook shows the text
+# Settings of model.predict that Run.predict has; others are for output and videos.
+_SETTINGS = {"top", "unknown_below", "explain", "data", "batch_size"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Records:
-    """A folder of records: photos that were converted, and their split."""
+    """A folder of records: the converted photos and their split."""
 
     manifest: manifest.Manifest
 
@@ -37,7 +40,8 @@ class Records:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return {class: {split: number of photos}}."""
-        return {name: dict(of) for name, of in self.manifest.counts().items()}
+        counts = self.manifest.counts()
+        return {name: dict(splits) for name, splits in counts.items()}
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -58,22 +62,23 @@ class Records:
 
     def _repr_html_(self) -> str:
         rows = [("class", *manifest.SPLITS)]
-        for name, of in self.counts.items():
-            rows.append((name, *(str(of.get(split, 0)) for split in manifest.SPLITS)))
+        for name, num in self.counts.items():
+            rows.append((name, *(str(num.get(split, 0)) for split in manifest.SPLITS)))
         return f"{html.escape(repr(self))}{_table(rows)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction:
-    """The classes of a photo."""
+    """The predicted classes of a photo."""
 
-    photo: str
-    answer: str | None  # the most probable class; None if the photo cannot be read
-    probability: float | None  # of the answer
-    classes: Mapping[str, float]  # probabilities of the most probable, best first
+    photo: str  # path
+    # Most probable class, or "unknown" below `unknown_below`; None with a problem.
+    answer: str | None
+    probability: float | None  # of the most probable class, 0 to 1
+    classes: Mapping[str, float]  # {class: probability}, the most probable first
     is_stranger: bool  # whether the photo looks like none of the classes
-    stranger_score: float | None  # 1 or more is a stranger; None if not known
-    problem: str  # why the photo cannot be read
+    stranger_score: float | None  # 1 or more: a stranger; None if the run has no scores
+    problem: str  # why the photo cannot be read; "" if it can
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields for JSON."""
@@ -92,7 +97,7 @@ class Prediction:
             return record_image.encode_for_record(photo_files.read(photo)).encoded
 
         shown = [] if self.problem else [self.photo]
-        urls = photo_review.thumbnail_urls(encoded, shown, _SIDE_PX)
+        urls = photo_review.thumbnail_urls(encoded, shown, _THUMBNAIL_PX)
         pictures = (Markup('<img src="{}" alt=""><br>').format(url) for url in urls)
         rows = [(name, f"{value:.4f}") for name, value in self.classes.items()]
         return f"{Markup('').join(pictures)}{html.escape(repr(self))}{_table(rows)}"
@@ -106,34 +111,36 @@ class Predictions(tuple[Prediction, ...]):
         return [prediction.to_dict() for prediction in self]
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>{prediction._repr_html_()}</p>" for prediction in self[:50])
+        shown = "".join(f"<p>{found._repr_html_()}</p>" for found in self[:_MAX_SHOWN])
+        num_more = max(0, len(self) - _MAX_SHOWN)
+        return shown + f"<p>and {num_more:,} more photos</p>" * bool(num_more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-    """The figures of an evaluation, and its report."""
+    """The figures of an evaluation and its report."""
 
     figures: Mapping[str, Any]  # content of evaluation/<split>.json
 
     @property
     def accuracy(self) -> float:
-        """Return the share of photos whose class is right, from 0 to 1."""
+        """Return the share of photos with the right class, 0 to 1."""
         return float(self.figures["accuracy"])
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of the accuracy."""
+        """Return the bounds of the accuracy's 95 % confidence interval, 0 to 1."""
         low, high = self.figures["accuracy_ci95"]
         return float(low), float(high)
 
     @property
     def num_photos(self) -> int:
-        """Return the number of photos evaluated."""
+        """Return the number of evaluated photos."""
         return int(self.figures["num_examples"])
 
     @property
     def report(self) -> Path | None:
-        """Return the path of the report, an HTML page; None without one."""
+        """Return the path of the report, an HTML page; None if none was written."""
         path = self.figures.get("report")
         return Path(path) if path else None
 
@@ -152,7 +159,7 @@ class Evaluation:
         from model.reports import text_report
 
         path = self.report
-        if path is None or path.stat().st_size > _MOST_REPORT_BYTES:
+        if path is None or path.stat().st_size > _MAX_REPORT_BYTES:
             text = text_report.evaluation(dict(self.figures))
             return f"<pre>{html.escape(text)}</pre>"
         frame = '<iframe srcdoc="{}" width="100%" height="640"></iframe>'
@@ -190,17 +197,16 @@ class Run:
     def predict(
         self, photos: _Path | Sequence[_Path], **settings: Any
     ) -> Prediction | Predictions:
-        """Classify a photo, or each of several photos and folders of photos.
+        """Classify one photo, or several photos and folders of photos in their order.
 
-        A folder counts as several photos.
+        The settings are top, unknown_below, explain, data and batch_size.
         """
         from model.predict import predicting
         from model.predict.predict_settings import Config
 
         given = [photos] if isinstance(photos, str | os.PathLike) else [*photos]
         names = tuple(os.fspath(photo) for photo in given)
-        others = ["run_dir", "ckpt", "format", "suggest", "sort_into", "sort_by"]
-        others += ["out", "shard", "runner"]
+        others = config_flags.settings_of(Config).keys() - _SETTINGS
         typed = config_flags.from_python(settings, Config, without=others)
         typed |= {"photos": names, "run_dir": str(self.directory)}
         config = config_flags.build(Config, typed)
@@ -220,7 +226,10 @@ class Run:
         return answers[0] if is_one else answers
 
     def export(self, format: str = "saved_model", out: _Path = "", **more: Any) -> Path:
-        """Write the classifier for other tools; return the path of file or folder."""
+        """Export the classifier for other tools; return the path of the file or folder.
+
+        `format` is saved_model, onnx, litert or keras.
+        """
         from model.export import exporting
         from model.export.export_settings import Config
 
@@ -229,7 +238,7 @@ class Run:
         return exporting.export_classifier(config_flags.build(Config, typed)).path
 
     def to_dict(self) -> dict[str, Any]:
-        """Return name, network, data and figures for JSON, as evaluate --list does."""
+        """Return the facts of `graft evaluate --list --json` about this run."""
         from model.runs import run_list
 
         return run_list.describe(self.directory)
@@ -251,7 +260,7 @@ class Run:
 
 
 def _table(rows: Iterable[Sequence[str]]) -> Markup:
-    """Return rows of texts as an HTML table."""
+    """Return an HTML table with the texts of each row."""
     cell, row = Markup("<td>{}</td>"), Markup("<tr>{}</tr>")
     lines = (row.format(Markup().join(map(cell.format, texts))) for texts in rows)
     return Markup("<table>{}</table>").format(Markup().join(lines))

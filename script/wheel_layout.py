@@ -1,7 +1,8 @@
-"""Lay out the wheel: the whole tree in one package, apart from modules of the user.
+"""Put the whole tree into one package of the wheel, so that no name clashes.
 
-The folders and files of the checkout go into graft/, and so do the names by which they
-import each other: "from pipeline import split" becomes "from graft.pipeline import".
+A user may have modules called model or train. So the folders and files of the checkout
+move into graft/, and their imports of each other are rewritten: "from pipeline import
+split" becomes "from graft.pipeline import split".
 """
 
 import re
@@ -18,10 +19,10 @@ _IMPORT_COMMAND = re.compile(rb"^( *)import (train|evaluate) as", re.MULTILINE)
 
 
 class WheelLayout(BuildHookInterface):
-    """Build the package graft in a temporary folder, from which the wheel takes it."""
+    """Build the package graft in a temporary folder, and add that to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Fill the folder, unless the checkout itself is to be installed."""
+        """Fill the temporary folder, except for an editable installation."""
         if version == "editable":
             return
         root, package = Path(self.root), Path(self.directory, "tree", "graft")
@@ -44,5 +45,5 @@ class WheelLayout(BuildHookInterface):
         build_data["force_include"][str(package)] = "graft"
 
     def finalize(self, version: str, build_data: dict[str, Any], wheel: str) -> None:
-        """Remove the folder."""
+        """Remove the temporary folder."""
         shutil.rmtree(Path(self.directory, "tree"), ignore_errors=True)

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 import graft
+from graft import results
 from tests.support import drawn_photos, files
 
 SMALL = {"ckpt": "none", "arch": "cifar_cnn", "epochs": 1}
@@ -74,6 +75,28 @@ def test_a_photo_gives_a_prediction_and_several_give_several(folder, run):
     assert [p.answer for p in both] == [one.answer, None]
     assert both[1].problem
     assert len(run.predict(folder)) == 36
+
+
+def test_a_notebook_counts_the_predictions_that_it_does_not_show():
+    unreadable = graft.Prediction(
+        photo="a.jpg",
+        answer=None,
+        probability=None,
+        classes={},
+        is_stranger=False,
+        stranger_score=None,
+        problem="empty",
+    )
+    page = results.Predictions([unreadable] * 52)._repr_html_()
+    assert page.count("a.jpg") == 50
+    assert page.endswith("<p>and 2 more photos</p>")
+    assert "more" not in results.Predictions([unreadable] * 50)._repr_html_()
+
+
+@pytest.mark.parametrize("name", ["every", "spans", "sort_as", "suggest_into"])
+def test_settings_of_videos_and_of_output_are_none_of_a_prediction(run, folder, name):
+    with pytest.raises(graft.UsageError, match=f"{name}: no such setting"):
+        run.predict(folder, **{name: "1s"})
 
 
 def test_an_evaluation_has_its_interval_and_report(run):
