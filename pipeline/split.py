@@ -80,9 +80,7 @@ def resplit(config: Config) -> Manifest:
 def split_rows(config: Config, before: Manifest) -> Manifest:
     """Return the data set with a new split; nothing is written."""
     shares = {"validation": config.validation_share, "test": config.test_share}
-    groups: dict[str, list[int]] = collections.defaultdict(list)
-    for row in before.included():
-        groups[row.group].append(before.labels[row.class_name])
+    groups = labels_of_groups(before)
     if config.folds > len(groups):
         raise DataError(
             f"{config.data}: --folds={config.folds} for {len(groups):,} groups of "
@@ -107,6 +105,14 @@ def split_rows(config: Config, before: Manifest) -> Manifest:
     )
     info = dataclasses.replace(before.info, seed=config.seed, shares=shares)
     return dataclasses.replace(before, info=info, rows=rows)
+
+
+def labels_of_groups(records: Manifest) -> dict[str, list[int]]:
+    """Return the label of each photo of a group that stays together, by its name."""
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for row in records.included():
+        groups[row.group].append(records.labels[row.class_name])
+    return groups
 
 
 def main(typed: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ features of 1,127 flowers, in five folds, 90.9 instead of 91.6 % were right.
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -38,28 +38,34 @@ class LinearLayer:
     """A linear layer on the features of photos, which are scaled for it.
 
     Attributes:
+        chunks: Scaled features and labels of some photos each.
         solution: Kernel, then bias, for scaled features: float64 [num_features + 1,
             num_classes]. The next search starts there.
         weights: Weight of each photo in the mean loss, float32 [num_photos].
     """
 
     def __init__(
-        self, chunks: Sequence[tuple[Any, Any]], loss: train_step.Loss, num_classes: int
+        self, chunks: Iterable[tuple[Any, Any]], loss: train_step.Loss, num_classes: int
     ) -> None:
         """Scale the features; chunks have those of some photos, and their labels."""
-        features = np.concatenate([np.asarray(x) for x, _ in chunks])
-        if not np.isfinite(features).all():
+        self.chunks = list(chunks)  # no second copy: it is most of the memory
+        self.weights = np.ones(sum(len(labels) for _, labels in self.chunks), "f4")
+        total = sum(np.asarray(x).sum(0, np.float64) for x, _ in self.chunks)
+        if not np.isfinite(total).all():
             raise training_loop.NonFiniteLoss(
                 "The frozen layers give features that are infinite or NaN. Try "
                 "--precision=float32, or other weights."
             )
         self._loss = loss
-        self._mean = features.mean(0, np.float64)
-        deviation = math.sqrt(features.var(0, dtype=np.float64).mean())
+        self._mean = total / len(self.weights)
+        squares = sum(
+            np.square(np.asarray(x) - self._mean).sum() for x, _ in self.chunks
+        )
+        deviation = math.sqrt(squares / len(self.weights) / len(self._mean))
         self._scale = 1 / max(deviation, _LEAST_DEVIATION)
         mean, scale = np.float32(self._mean), np.float32(self._scale)
-        self._chunks = [((x - mean) * scale, y) for x, y in chunks]
-        self.weights = np.ones(len(features), np.float32)
+        for number, (features, labels) in enumerate(self.chunks):
+            self.chunks[number] = ((features - mean) * scale, labels)
         self.solution = np.zeros((len(self._mean) + 1, num_classes))
         self._sums = tf.function(self._sums_of_chunk, autograph=False)
 
@@ -87,11 +93,11 @@ class LinearLayer:
     def evaluate(self, solution: np.ndarray) -> tuple[float, np.ndarray, float]:
         """Return the mean loss of a solution, its gradient and the share of hits."""
         kernel, bias = map(tf.constant, np.split(np.float32(solution), [-1]))
-        ends = np.cumsum([len(labels) for _, labels in self._chunks])
+        ends = np.cumsum([len(labels) for _, labels in self.chunks])
         parts = np.split(self.weights, ends[:-1])
         sums = [
             self._sums(*chunk, tf.constant(part), kernel, bias[0])
-            for chunk, part in zip(self._chunks, parts, strict=True)
+            for chunk, part in zip(self.chunks, parts, strict=True)
         ]
         loss, of_kernel, of_bias, hits = (
             np.sum([np.float64(tensor) for tensor in tensors], axis=0)
@@ -118,7 +124,7 @@ class LinearLayer:
     def logits(self) -> np.ndarray:
         """Return the logits of all photos, float32 [num_photos, num_classes]."""
         kernel, bias = np.split(np.float32(self.solution), [-1])
-        return np.concatenate([np.asarray(x @ kernel) for x, _ in self._chunks]) + bias
+        return np.concatenate([np.asarray(x @ kernel) for x, _ in self.chunks]) + bias
 
     def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
         """Return kernel and bias for features that are not scaled."""
@@ -128,12 +134,12 @@ class LinearLayer:
 
 def head_inputs(
     model: Any, batches: Iterable[training_loop.Batch]
-) -> list[tuple[Any, Any]]:
-    """Return what the head of a model sees of batches of the model's inputs."""
+) -> Iterator[tuple[Any, Any]]:
+    """Yield what the head of a model sees of batches of the model's inputs."""
     names = {layer.name for layer in model.layers}
     first = head.HIDDEN_LAYER if head.HIDDEN_LAYER in names else head.FINAL_LAYER
     below = keras.Model(model.input, model.get_layer(first).input)
-    return [(below(inputs, training=False), labels) for inputs, labels in batches]
+    return ((below(inputs, training=False), labels) for inputs, labels in batches)
 
 
 class HeadSolver(training_loop.TrainingLoop):
@@ -199,6 +205,8 @@ class HeadSolver(training_loop.TrainingLoop):
         before = self.best.validation_loss
         result = self.finish_epoch(seconds, iterations=int(iterations), **figures)
         self._gain = before - self.best.validation_loss or math.inf
+        if self.done:
+            self._linear.chunks = []  # most of the memory
         return result
 
     def state(self) -> dict[str, np.ndarray]:

@@ -36,6 +36,7 @@ LIMIT = (
 # Photos of equal hash that a photo is compared with: those nearest in brightness. Plain
 # white or black pictures all have the same hash.
 _NEAREST = 16
+_CLOSE_AT_ONCE = 1 << 16  # pairs of hashes, to save memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,22 +182,26 @@ def _pairs(
     values = cells + brightness  # ordered by hash, then by brightness
     order = np.argsort(values, kind="stable")
     values, ordered = values[order], cells[order]
-    pairs = []
+    pairs = [np.zeros(0, PAIR)]
     for distance in range(1, min(_NEAREST + 1, len(order))):
         same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
         pairs.append(_as_pairs(order[same], order[same + distance]))
 
-    starts = np.searchsorted(ordered, (close.first, close.second))
-    counts = np.searchsorted(ordered, (close.first, close.second), "right") - starts
-    pair, places = perceptual_hash.expand(starts[0], counts[0])
-    sought = close.second[pair] + values[places] % 1  # the same brightness there
-    ends = starts[1] + counts[1]
-    nearest = np.searchsorted(values, sought) - _NEAREST // 2
-    begin = np.maximum(np.minimum(nearest, (ends - _NEAREST)[pair]), starts[1][pair])
-    sizes = np.minimum(ends[pair] - begin, _NEAREST)
-    first, second = perceptual_hash.expand(begin, sizes)
-    turn, bits = close.orientations[pair[first]], close.distances[pair[first]]
-    pairs.append(_as_pairs(order[places[first]], order[second], turn, bits))
+    for start in range(0, len(close.first), _CLOSE_AT_ONCE):
+        block = slice(start, start + _CLOSE_AT_ONCE)
+        hashes = np.stack([close.first[block], close.second[block]])
+        starts = np.searchsorted(ordered, hashes)
+        ends = np.searchsorted(ordered, hashes, "right")
+        pair, places = perceptual_hash.expand(starts[0], ends[0] - starts[0])
+        sought = hashes[1, pair] + values[places] % 1  # the same brightness there
+        begin = np.searchsorted(values, sought) - _NEAREST // 2
+        begin = np.minimum(begin, (ends[1] - _NEAREST)[pair])
+        begin = np.maximum(begin, starts[1, pair])
+        sizes = np.minimum(ends[1, pair] - begin, _NEAREST)
+        first, second = perceptual_hash.expand(begin, sizes)
+        turn, bits = close.orientations[block], close.distances[block]
+        turn, bits = turn[pair[first]], bits[pair[first]]
+        pairs.append(_as_pairs(order[places[first]], order[second], turn, bits))
     joined = np.concatenate(pairs)
     return joined[np.argsort(joined["bits"], kind="stable")]
 
@@ -233,7 +238,8 @@ def _compare(
         )
         agreeing.append(places[useful][agree])
         alike.append(places[useful][closely & crossing[useful]])
-        roots = join(roots, *agreeing[-1].T)
+        if agree.any():  # a copy of all roots for each block would be quadratic
+            roots = join(roots, *agreeing[-1].T)
     return np.concatenate(agreeing), np.concatenate(alike)
 
 

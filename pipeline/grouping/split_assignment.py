@@ -129,10 +129,26 @@ def by_folds(
 ) -> tuple[dict[str, str], dict[str, int]]:
     """Deal every group to one of `folds` folds; fold `fold` becomes the test split.
 
-    Each class is dealt evenly, groups of several classes and large ones first. From the
-    other folds, `validation` of the class's photos serve validation, the rest training.
-    The results are {name of a group: its split} and {name of a group: its fold}; folds
-    do not depend on `fold`.
+    From the other folds, `validation` of a class's photos serve validation, the rest
+    training. The results are {name of a group: its split} and {name of a group: its
+    fold}; folds do not depend on `fold`.
+    """
+    fold_of = deal(groups, seed=seed, folds=folds)
+    tested = {name: _TEST for name, number in fold_of.items() if number == fold}
+    others = by_shares(
+        groups,
+        seed=seed,
+        shares={"validation": validation, "test": 0},
+        known=tested,
+        salt=f"validation {fold}",
+    )
+    return tested | others, fold_of
+
+
+def deal(groups: Groups, *, seed: int, folds: int) -> dict[str, int]:
+    """Deal groups to folds; return {name of a group: its fold}.
+
+    Each class is dealt evenly, groups of several classes and large ones first.
     """
     totals = np.bincount([label for labels in groups.values() for label in labels])
     dealt = np.zeros((folds, len(totals)))
@@ -151,15 +167,7 @@ def by_folds(
         fold_of[name] = emptiest
         dealt[emptiest, labels] += sizes
         dealt_photos[emptiest] += len(groups[name])
-    tested = {name: _TEST for name, number in fold_of.items() if number == fold}
-    others = by_shares(
-        groups,
-        seed=seed,
-        shares={"validation": validation, "test": 0},
-        known=tested,
-        salt=f"validation {fold}",
-    )
-    return tested | others, fold_of
+    return fold_of
 
 
 def _ranked(names: Iterable[str], seed: int, salt: str) -> list[str]:

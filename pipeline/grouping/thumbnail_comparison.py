@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.images import opencv, perceptual_hash
+from pipeline.system import platform_support
 
 SIDE = 32  # of a thumbnail, in pixels
 # Limits of the difference (root of the mean square), as a share of the thumbnail's own
@@ -30,7 +31,7 @@ AT_ONCE = 128  # thumbnails or pairs, whose float32 copies take 12 KB each
 _NEIGHBOURS = np.sum([np.eye(SIDE, k=k, dtype=np.float32) for k in (-1, 0, 0, 1)], 0)
 _MEANS = _NEIGHBOURS / _NEIGHBOURS.sum(axis=1, keepdims=True)
 # Indices of two thumbnails, how the first is turned, bits between their hashes.
-PAIR = np.dtype([("first", "<i8"), ("second", "<i8"), ("turn", "i1"), ("bits", "i1")])
+PAIR = np.dtype([("first", "<i4"), ("second", "<i4"), ("turn", "i1"), ("bits", "i1")])
 
 
 class Thumbnails:
@@ -65,20 +66,19 @@ class Thumbnails:
         pixels = np.stack(images)
         block = slice(start, start + len(images))
         self._pixels[block] = pixels
-        self._free_pages()
-        self.brightness[block] = pixels.mean(axis=(1, 2, 3)) / 256
+        platform_support.release_pages(self._mapped)
+        self.brightness[block] = pixels.reshape(len(images), -1).mean(axis=1) / 256
         self.deviation[block] = _deviation(pixels.astype(np.float32))
-        self.is_grey[block] = np.ptp(pixels, axis=3).max(axis=(1, 2)) <= _GREY
+        blue, green, red = np.moveaxis(pixels, -1, 0)
+        highest = np.maximum(np.maximum(blue, green), red)
+        lowest = np.minimum(np.minimum(blue, green), red)
+        self.is_grey[block] = (highest - lowest).max(axis=(1, 2)) <= _GREY
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
         """Return thumbnails as float32 [len(indices), SIDE, SIDE, 3], BGR."""
         pixels = self._pixels[indices].astype(np.float32)
-        self._free_pages()
+        platform_support.release_pages(self._mapped)
         return pixels
-
-    def _free_pages(self) -> None:
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            self._mapped.madvise(mmap.MADV_DONTNEED)  # the file keeps their content
 
 
 def compare_pairs(
@@ -115,7 +115,9 @@ def compare_pairs(
 
 def _deviation(images: np.ndarray) -> np.ndarray:
     """Return the standard deviation, [...], of float32 [..., SIDE, SIDE, 3]."""
-    return np.sqrt(images.var(axis=(-3, -2)).mean(axis=-1))
+    channels = images.reshape(*images.shape[:-3], SIDE * SIDE, 3)
+    residual = channels - np.einsum("...kc->...c", channels)[..., None, :] / SIDE**2
+    return np.sqrt(np.einsum("...kc,...kc->...", residual, residual) / SIDE**2 / 3)
 
 
 def _smooth(image: np.ndarray) -> np.ndarray:

@@ -112,6 +112,12 @@ def lower_limit(name: str, value: int) -> None:
         _resource.setrlimit(kind, (value, hard))
 
 
+def release_pages(mapped: Any) -> None:
+    """Take the pages of a mapped file out of memory; the file keeps their content."""
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def peak_memory_bytes() -> int:
     """Return the most memory that this process has taken; 0 if that is unknown."""
     peak = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss if _resource else 0

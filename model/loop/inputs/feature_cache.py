@@ -24,7 +24,7 @@ from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
-from pipeline.system import command_line
+from pipeline.system import command_line, platform_support
 
 CENTRAL, MIRRORED = 0, 1  # views: the central window, the same mirrored
 # Photos per call of the network; larger batches were no faster.
@@ -32,7 +32,7 @@ BATCH_SIZE = 64
 # On a CPU, the last photos of a batch have other rounding errors in float32 if its size
 # is not a multiple of 8. GPUs may choose other kernels for every size.
 _CPU_MULTIPLE = 8
-# Features that are held in memory while a head trains on them.
+# Features that are held in memory while a head trains on them for epochs.
 MEMORY_BYTES = 1 << 30
 # Parts of a layer's configuration that do not change its output at inference.
 _IMMATERIAL = re.compile(
@@ -52,24 +52,30 @@ class Features:
         rows: Mapping[int, np.ndarray],
         slots: np.ndarray,
     ) -> None:
-        """Hold features in memory as one tensor if they fit into MEMORY_BYTES.
+        """Hold views of files, of which `gather` reads what it needs.
 
         There is one array [num_slots, ...] per view, on disk. `slots` are the places of
         all photos in it, int64 [num_photos]; those of the photos `rows` are filled.
         """
         self._views, self._slots = views, slots
-        # Place of (view, row) in the tensor; gathering there is three times as fast.
+        self._rows = rows
+        # Place of (view, row) in a tensor; gathering there is three times as fast.
         self._places = np.zeros((len(views), len(slots)), np.int64)
-        count = 0
-        for view, filled in rows.items():
-            self._places[view, filled] = np.arange(count, count + len(filled))
-            count += len(filled)
         self._tensor: Any = None
-        if count * views[0][:1].nbytes <= MEMORY_BYTES:
-            table = np.empty((count, *views[0].shape[1:]), views[0].dtype)
-            for view, filled in rows.items():
-                table[self._places[view, filled]] = views[view][slots[filled]]
-            self._tensor = tf.constant(table)
+
+    def load(self) -> None:
+        """Read the features into memory, if they fit into MEMORY_BYTES."""
+        count = sum(map(len, self._rows.values()))
+        if self._tensor is not None or count * self._views[0][:1].nbytes > MEMORY_BYTES:
+            return
+        table = np.empty((count, *self._views[0].shape[1:]), self._views[0].dtype)
+        start = 0
+        for view, filled in self._rows.items():
+            end = start + len(filled)
+            self._places[view, filled] = np.arange(start, end)
+            table[start:end] = self._views[view][self._slots[filled]]
+            start = end
+        self._tensor = tf.constant(table)
 
     def gather(self, rows: np.ndarray, views: np.ndarray) -> Any:
         """Return float32 [len(rows), ...]: the features of each row in its view."""
@@ -80,6 +86,7 @@ class Features:
         for number, features in enumerate(self._views):
             in_view = views == number
             values[in_view] = features[self._slots[rows[in_view]]]
+            platform_support.release_pages(features.base)
         return tf.constant(values)
 
 

@@ -88,6 +88,7 @@ class CachedFeatures:
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in one of its views, without `start` batches."""
+        self._features.load()
         order, views = (part[start * self.batch_size :] for part in self._order(epoch))
         return self._batches(order, views, self.batch_size, self._process_group)
 

@@ -5,6 +5,7 @@ no label of these photos. This follows the training, and cannot influence it.
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from model.networks import head
 from model.runs import finished_run, run_folder
 from model.training import head_solver, staged_training, stages
 from pipeline import split
+from pipeline.grouping import split_assignment
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -50,7 +52,7 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
             "they need pretrained layers; the layers of this network have learned the "
             "labels of its training photos"
         )
-    rows, folds = _folds(records)
+    rows, folds = records.included(), _folds(records)
     plan = network.stages[0].plan
     if 4 * len(rows) * plan.num_features > stages.MOST_SOLVED_BYTES:
         raise _NotPossible(
@@ -90,18 +92,18 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
     return label_errors.figures(predictions, source, np.flatnonzero(is_known).tolist())
 
 
-def _folds(records: manifest.Manifest) -> tuple[tuple[Any, ...], np.ndarray]:
-    """Return the rows of all photos and the fold of each, int [num_photos]."""
-    num_folds = min(NUM_FOLDS, len({row.group for row in records.included()}))
-    if num_folds < 2:
+def _folds(records: manifest.Manifest) -> np.ndarray:
+    """Return the fold of each photo, int [num_photos]."""
+    groups = split.labels_of_groups(records)
+    if len(groups) < 2:
         raise _NotPossible("all photos are in one group")
-    options = split.Config(data=str(records.directory), folds=num_folds)
-    rows = split.split_rows(options, records).included()
-    return rows, np.array([row.fold for row in rows])
+    num_folds = min(NUM_FOLDS, len(groups))
+    fold_of = split_assignment.deal(groups, seed=0, folds=num_folds)
+    return np.array([fold_of[row.group] for row in records.included()])
 
 
 def out_of_fold(
-    chunks: list[tuple[Any, Any]],
+    chunks: Iterable[tuple[Any, Any]],
     labels: np.ndarray,
     folds: np.ndarray,
     *,
@@ -128,7 +130,7 @@ def out_of_fold(
     return logits, is_known
 
 
-def _head_inputs(network: staged_training.StagedTraining) -> list[tuple[Any, Any]]:
+def _head_inputs(network: staged_training.StagedTraining) -> Iterator[tuple[Any, Any]]:
     """Return what the head sees of all photos in their central view, and labels.
 
     The features are in memory if a head alone was trained on cached features, and else
