@@ -55,8 +55,8 @@ class Thumbnails:
         shape = (len(labels), SIDE, SIDE, 3)
         with tempfile.TemporaryFile() as file:
             file.truncate(max(1, math.prod(shape)))
-            self._mapped = mmap.mmap(file.fileno(), 0)
-        self._pixels = np.ndarray(shape, np.uint8, self._mapped)
+            mapped = mmap.mmap(file.fileno(), 0)
+        self._pixels = np.ndarray(shape, np.uint8, mapped)
 
     def store(self, start: int, images: Sequence[np.ndarray]) -> None:
         """Store and measure images, uint8 [SIDE, SIDE, 3], BGR, from place `start` on.
@@ -66,7 +66,7 @@ class Thumbnails:
         pixels = np.stack(images)
         block = slice(start, start + len(images))
         self._pixels[block] = pixels
-        platform_support.release_pages(self._mapped)
+        platform_support.release_pages(self._pixels)
         self.brightness[block] = pixels.reshape(len(images), -1).mean(axis=1) / 256
         self.deviation[block] = _deviation(pixels.astype(np.float32))
         blue, green, red = np.moveaxis(pixels, -1, 0)
@@ -77,7 +77,7 @@ class Thumbnails:
     def pixels(self, indices: np.ndarray) -> np.ndarray:
         """Return thumbnails as float32 [len(indices), SIDE, SIDE, 3], BGR."""
         pixels = self._pixels[indices].astype(np.float32)
-        platform_support.release_pages(self._mapped)
+        platform_support.release_pages(self._pixels)
         return pixels
 
 

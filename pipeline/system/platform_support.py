@@ -112,10 +112,10 @@ def lower_limit(name: str, value: int) -> None:
         _resource.setrlimit(kind, (value, hard))
 
 
-def release_pages(mapped: Any) -> None:
-    """Take the pages of a mapped file out of memory; the file keeps their content."""
-    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
+def release_pages(array: Any) -> None:
+    """Take an array's mapped file out of memory, if it has one; that keeps the data."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)  # not on Windows
 
 
 def peak_memory_bytes() -> int:

@@ -108,9 +108,12 @@ def in_words(doubts: Mapping[str, Any], path: Path | None = None) -> str:
     if not doubts["num_doubts"]:
         return f"no label of {doubts['num_examples']:,} photos is doubtful"
     ending = f": {path}" if path else ""
+    probable = f"{doubts['num_probable']:,} of them probably wrong"
+    if doubts["num_doubts"] > doubts["num_examples"] / 2:
+        probable = "too many to be wrong: the network tells these classes apart poorly"
     return (
         f"doubtful labels: {doubts['num_doubts']:,} of {doubts['num_examples']:,} "
-        f"photos, {doubts['num_probable']:,} of them probably wrong{ending}"
+        f"photos, {probable}{ending}"
     )
 
 

@@ -86,7 +86,7 @@ class Features:
         for number, features in enumerate(self._views):
             in_view = views == number
             values[in_view] = features[self._slots[rows[in_view]]]
-            platform_support.release_pages(features.base)
+            platform_support.release_pages(features)
         return tf.constant(values)
 
 

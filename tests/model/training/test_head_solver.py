@@ -134,6 +134,13 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(photos):
         assert a.tobytes() == b.tobytes()
 
 
+def test_a_solved_head_leaves_the_memory_of_its_features(photos):
+    solved = solver(photos)
+    assert solved._linear.chunks
+    solve(solved)
+    assert not solved._linear.chunks
+
+
 def test_roots_of_zeros_have_finite_gradients(photos):
     photos.features = np.maximum(photos.features - 8, 0)
     training = solver(photos, scaling="roots")

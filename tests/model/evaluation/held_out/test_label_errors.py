@@ -110,6 +110,14 @@ def test_a_line_says_how_many_doubts_there_are(tmp_path):
     assert none == "no label of 0 photos is doubtful"
 
 
+def test_a_network_that_doubts_most_photos_is_said_to_be_poor():
+    line = label_errors.in_words(doubts_of(ROWS, 1 - LABELS))
+    assert line == (
+        "doubtful labels: 3 of 4 photos, too many to be wrong: the network tells these "
+        "classes apart poorly"
+    )
+
+
 @pytest.mark.parametrize(
     ("seen", "unseen"),
     [(("train", "validation"), "test"), (("train", "validation", "test"), "none")],

@@ -1,7 +1,9 @@
 import dataclasses
 import itertools
 import os
+import re
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -260,13 +262,32 @@ def test_features_in_memory_and_on_disk_agree():
     filled = {0: np.arange(60), 1: np.arange(20, 60)}
     assert sum(map(len, filled.values())) * wide[0][0].nbytes > 1 << 30
     rows, views = np.array([59, 0, 33]), np.array([1, 0, 1])
-    memory = feature_cache.Features(narrow, filled, np.arange(60)).gather(rows, views)
-    disk = feature_cache.Features(wide, filled, np.arange(60)).gather(rows, views)
+    small = feature_cache.Features(narrow, filled, np.arange(60))
+    small.load()
+    memory = small.gather(rows, views)
+    large = feature_cache.Features(wide, filled, np.arange(60))
+    large.load()  # reads nothing
+    disk = large.gather(rows, views)
     assert memory.dtype == disk.dtype == "float32"
     expected = [narrow[1][59], narrow[0][0], narrow[1][33]]
     assert (memory.numpy() == expected).all()
     assert (disk[:, 0].numpy() == expected).all()
     assert (disk[:, -1].numpy() == expected).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_gathered_features_do_not_stay_in_memory(tmp_path):
+    def resident_kb():
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"RssFile:\s+(\d+)", status)[1])
+
+    file = np.memmap(tmp_path / "features", np.float32, "w+", shape=(4096, 4096))
+    features = feature_cache.Features([file], {0: np.arange(4096)}, np.arange(4096))
+    before = resident_kb()
+    for start in range(0, 4096, 256):
+        rows = np.arange(start, start + 256)
+        features.gather(rows, np.zeros_like(rows))
+    assert resident_kb() - before < 16_384  # of 65,536
 
 
 class TestEviction:

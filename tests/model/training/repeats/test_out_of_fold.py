@@ -140,7 +140,7 @@ def test_photos_of_one_group_are_in_one_fold(found):
         for n, row in enumerate(found.included())
     ]
     grouped = dataclasses.replace(found, rows=tuple(rows))
-    _, folds = out_of_fold._folds(grouped)
+    folds = out_of_fold._folds(grouped)
     assert len({*folds[:3]}) == len({*folds[3:5]}) == 1
     assert {*folds} == {*range(5)}
 
