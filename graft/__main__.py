@@ -4,8 +4,10 @@ import difflib
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.system import program_name
+from pipeline.system.errors import UsageError
 
 # {name: (module in the checkout, what the command does)}.
 COMMANDS = {
@@ -34,26 +36,38 @@ graft --help lists all commands, graft train --help the flags of one."""
 
 def main() -> None:
     """Run the command that the first word names."""
+    if sys.argv[1:2] == ["help"] and sys.argv[2:]:
+        sys.argv[1:] = [sys.argv[2], "--help"]
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in COMMANDS:
         program_name.is_graft = True
         del sys.argv[1]
         module = _installed_name(COMMANDS[name][0])
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    elif name == "--version":
-        sys.stdout.write(f"graft {program_name.VERSION}\n")
-    elif name in ("--help", "-h", "help"):
+        return
+    from pipeline.system import command_line
+
+    def answer(_: dict[str, Any]) -> None:
+        command_line.say(_answer(name))
+
+    del sys.argv[1:]
+    command_line.run(answer)
+
+
+def _answer(name: str) -> str:
+    """Return what to print for a first word that is no command."""
+    if name in ("--version", "-V", "version"):
+        return f"graft {program_name.VERSION}"
+    if name in ("--help", "-h", "help"):
         lines = (f"    graft {name:12}{about}" for name, (_, about) in COMMANDS.items())
-        sys.stdout.write("\n".join(["Commands:", *lines, ""]))
-    elif not name:
-        sys.stdout.write(FIRST_STEPS + "\n")
-    else:
+        return "\n".join(["Commands:", *lines])
+    if name:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = (
             f"Did you mean graft {close[0]}?" if close else "graft --help lists all."
         )
-        sys.stderr.write(f"error: {name!r:.60}: no such command. {meant}\n")
-        sys.exit(2)
+        raise UsageError(f"{name!r:.60}: no such command. {meant}")
+    return FIRST_STEPS
 
 
 def _installed_name(module: str) -> str:

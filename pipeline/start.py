@@ -10,6 +10,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 _ROOT = Path(__file__).parents[1]
+_ADVICE = "Install Graft's packages with script/setup, and start .venv/bin/python"
+if __name__.startswith("graft."):  # installed
+    _ADVICE = f"Install Graft again, or this package for {sys.executable}"
 _OWN = ("model", "pipeline", "graft", "commands", "train.py", "evaluate.py")
 
 
@@ -25,7 +28,7 @@ def _explain(
     if isinstance(error, ImportError) and name and name not in _OWN:
         _leave(
             f"error: the Python package {name} cannot be imported ({error!s:.500}). "
-            "Install Graft's packages with script/setup, and start .venv/bin/python",
+            + _ADVICE,
             2,
         )
     sys.__excepthook__(kind, error, trace)

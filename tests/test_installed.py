@@ -90,13 +90,40 @@ def test_graft_alone_says_in_ten_lines_what_to_do(graft):
     assert graft("--version") == f"graft {program_name.VERSION}\n"
     listed = [line.split()[1] for line in graft("--help").splitlines()[1:]]
     assert listed == [*COMMANDS]
+    assert graft("help", "split").startswith("Split records again")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("{} --help >&-", 0, ""),
+        ("{} --help >/dev/full", 2, "error: No space left on device"),
+        (
+            "mkdir gone; cd gone; rmdir ../gone; {} convert ../photos",
+            2,
+            "error: the current folder was removed",
+        ),
+    ],
+)
+def test_odd_places_to_start_from_are_no_traceback(
+    installed, own_folder, command, code, message
+):
+    done = subprocess.run(
+        command.format(installed / "graft"),
+        shell=True,
+        cwd=own_folder,
+        env=without_python_path(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.partition(".")[0]) == (code, message)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_help_under_its_own_name(graft, name):
-    text = graft(name, "--help")
+    text = graft(name, "--helpfull")
     assert f"usage: graft {name}" in text
-    assert not re.search(r"python -m (model|pipeline)|\.py\b", text)
+    assert not re.search(r"\b(model|pipeline)\.[a-z]|\.py\b|docs/", text)
 
 
 def test_messages_name_commands_as_they_are_called(graft):

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +23,7 @@ def require_packages(flag: str, *modules: str) -> None:
     if missing:
         raise DataError(
             f"{flag}: the Python packages {', '.join(missing)} are not installed. "
-            f"Install them with: python -m pip install '.[export]'"
+            f"Install them with: {sys.executable} -m pip install {' '.join(missing)}"
         )
 
 

@@ -15,10 +15,12 @@ from pipeline.batches.input_spec import RESIZES, InputSpec, as_tuples
 from pipeline.system import command_line, config_flags
 
 _file = functools.partial(config_flags.setting, "", group="Weight file")
-NAME_OF_WEIGHTS = "a name in docs/weights.md, such as alexnet or efficientnet_lite2"
+NAME_OF_WEIGHTS = (
+    "a name, such as alexnet or efficientnet_lite2 (a wrong one lists all)"
+)
 ARCH = (
-    "Network that the weights belong to, if their names and shapes leave it open: one "
-    "of those in docs/weights.md, such as alexnet_owt, or a Keras or JSON file with it."
+    "Network that the weights belong to, if their names and shapes leave it open: a "
+    "name, such as alexnet_owt (a wrong one lists all), or a Keras or JSON file."
 )
 # Each of these makes the field of one setting.
 ckpt = functools.partial(

@@ -210,6 +210,8 @@ def _describe(error: Exception) -> str:
     text = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         text += ". Free some, or choose another place"
+    if error.filename is None and error.errno == errno.ENOENT:  # os.getcwd
+        return "the current folder was removed. Go to another one"
     if error.filename is None:
         return text
     if error.errno in (errno.EEXIST, errno.ENOTDIR):  # such as a link to nothing

@@ -22,7 +22,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 _KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
-_MAX_NAMES = 20  # in a suggestion
+_MAX_NAMES = 40  # in a suggestion
 _LIMIT = 1 << 63  # whole numbers from here on are too large for libraries
 # Names that people try -> settings that they may mean.
 _SYNONYMS = {

@@ -7,6 +7,8 @@ from typing import Any
 
 import jinja2
 
+from pipeline.system.program_name import as_called
+
 
 def load_template(
     path: Path, *folders: Path, **filters: Callable[[Any], str]
@@ -21,9 +23,15 @@ def load_template(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_as_called,
     )
     environment.filters.update(filters)
     return environment.get_template(path.name)
+
+
+def _as_called(value: object) -> object:
+    """Name commands in a text as they are called."""
+    return type(value)(as_called(value)) if isinstance(value, str) else value
 
 
 def picture_url(picture: bytes, kind: str = "jpeg") -> str:

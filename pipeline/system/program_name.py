@@ -8,9 +8,11 @@ VERSION = "0.1.0"
 # puts all modules into the package graft.
 is_graft = __name__.startswith("graft.")
 
+# Neither parts of paths nor calls, such as model.predict(image) in a program.
 _IN_CHECKOUT = re.compile(
-    r"\bpython -m (?:pipeline|model)\.(\w+)"
-    r"|(?:\bpython |(?<![\w/\\.-]))(train|evaluate)\.py\b(?!:)"
+    r"(?:\bpython -m |\bpython |(?<![\w/\\.-]))"
+    r"(?:(?:pipeline|model)\.(convert|check|split|download|predict|serve|export|inspect)"
+    r"(?![\w(/-]|\.\w)|(train|evaluate)\.py\b(?!:))"
 )
 
 
