@@ -40,8 +40,7 @@ class Records:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return {class: {split: number of photos}}."""
-        counts = self.manifest.counts()
-        return {name: dict(splits) for name, splits in counts.items()}
+        return self.manifest.counts()
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -62,8 +61,8 @@ class Records:
 
     def _repr_html_(self) -> str:
         rows = [("class", *manifest.SPLITS)]
-        for name, num in self.counts.items():
-            rows.append((name, *(str(num.get(split, 0)) for split in manifest.SPLITS)))
+        for name, splits in self.counts.items():
+            rows.append((name, *map(str, splits.values())))
         return f"{html.escape(repr(self))}{_table(rows)}"
 
 

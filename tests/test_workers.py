@@ -246,3 +246,11 @@ def test_the_shares_of_all_processes_are_the_batch(count, size):
     groups = [distributed.ProcessGroup(rank=rank, size=size) for rank in range(size)]
     shares = [photos[group.share(count)] for group in groups]
     assert np.concatenate(shares).tolist() == list(range(count))
+
+
+def test_a_number_that_another_process_cannot_compute_does_not_reach_the_chiefs():
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()  # whose sum is that of this process alone
+    other = distributed.ProcessGroup(rank=1, size=2, strategy=strategy)
+    assert other.of_chief(np.array([np.nan, 1.0], np.float32)).tolist() == [0.0, 0.0]

@@ -1,9 +1,10 @@
 """Share each training batch among the devices of several processes.
 
-Every process has all weights and computes the gradients of its share of every batch;
-their sum changes the weights, equally everywhere. Devices of one process compute their
-shares in one graph. Processes find each other by TF_CONFIG, as Kubeflow, Vertex AI and
-SageMaker set it, and sum with the collective operations of tf.distribute.
+Every process has all weights and computes the gradients of its share of every batch.
+Each applies the sum of all gradients, so the weights stay equal everywhere. Devices of
+one process compute their shares in one graph. Processes find each other by TF_CONFIG,
+as Kubeflow, Vertex AI and SageMaker set it, and sum with the collective operations of
+tf.distribute.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-# (inputs, labels, number of the replica) -> tensors.
+# A function (inputs, labels, number of the replica) -> tensors.
 ReplicaFunction = Callable[..., Sequence[Any]]
 
 
@@ -35,7 +36,7 @@ class ProcessGroup:
 
     rank: int = 0  # of this process; process 0 alone writes the run folder
     size: int = 1  # number of processes
-    # Names of its devices that compute gradients, such as "/GPU:1"; "" leaves the
+    # Devices of this process that compute gradients, such as "/GPU:1"; "" leaves the
     # choice to TensorFlow.
     devices: tuple[str, ...] = ("",)
     strategy: Any = None  # of tf.distribute, which connects several processes
@@ -44,7 +45,7 @@ class ProcessGroup:
     def from_environment(cls) -> "ProcessGroup":
         """Connect the processes of TF_CONFIG, before TensorFlow computes anything."""
         rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
-        if size > 1:  # a warning of sums outside of graphs, of which there are few
+        if size > 1:  # hides a warning about sums outside of graphs, which are rare
             tf.get_logger().setLevel("ERROR")
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
         return cls(rank=rank, size=size, strategy=strategy)
@@ -52,7 +53,7 @@ class ProcessGroup:
     def on_gpus(self, gpus: Sequence[str]) -> "ProcessGroup":
         """Return a group that computes on those of `gpus` that this process has.
 
-        Several GPUs in each of several processes are refused.
+        Raises DataError for several processes with several GPUs each.
         """
         if self.strategy is not None:
             local = self.strategy.extended.worker_devices
@@ -74,30 +75,29 @@ class ProcessGroup:
 
     @property
     def num_replicas(self) -> int:
-        """Number of devices of all processes, each of which has equally many."""
+        """Number of devices in all processes; each process has the same number."""
         return self.size * len(self.devices)
 
     def share(self, count: int) -> slice:
-        """Return which of a batch's `count` photos belong to this process."""
+        """Return the slice of a batch of `count` photos that is this process's."""
         first, last = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 
     def sum_over_replicas(
         self, function: ReplicaFunction, inputs: Any, labels: Any
     ) -> Sequence[Any]:
-        """Run a function on all replicas, and return the sums of what they return.
+        """Run a function on all replicas, and return the sums of its results.
 
-        Inputs and labels are this process' share of a batch.
+        Inputs and labels are this process's share of a batch.
         """
         if self.num_replicas == 1:
             return function(inputs, labels, 0)
-        number = len(self.devices)
-        count = tf.shape(labels)[0]
+        num, count = len(self.devices), tf.shape(labels)[0]
         results = []
-        for place, device in enumerate(self.devices):
-            part = slice(count * place // number, count * (place + 1) // number)
+        for index, device in enumerate(self.devices):
+            part = slice(count * index // num, count * (index + 1) // num)
             with tf.device(device):
-                replica = self.rank * number + place
+                replica = self.rank * num + index
                 tensors = function(inputs[part], labels[part], replica)
                 # A small batch may leave nothing for a replica, whose mean is NaN.
                 has_photos = tf.shape(labels[part])[0] > 0
@@ -111,16 +111,16 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def averaging(self, variables: Sequence[Any], labels: Any) -> Iterator[None]:
-        """Replace variables that are changed inside by their mean over the processes.
+        """Replace variables that the block changes by their mean over the processes.
 
-        The weight of a process is the length of its share of the labels.
+        Each process is weighted by the number of its labels.
         """
         before = [tf.identity(variable) for variable in variables]
         yield
         if self.num_replicas == 1 or not variables:
             return
         count = tf.cast(tf.shape(labels)[0], tf.float32)
-        # Without photos a replica makes them NaN.
+        # A replica without photos makes its variables NaN.
         weighted = [
             tf.where(tf.math.is_finite(new), new, old) * count
             for new, old in zip(variables, before, strict=True)
@@ -130,11 +130,11 @@ class ProcessGroup:
             variable.assign(value / total)
 
     def of_chief(self, array: np.ndarray) -> np.ndarray:
-        """Return the chief's array in all processes, each of which passes its own."""
+        """Return the chief's array in every process; each passes an array like it."""
         if self.size == 1:
             return array
-        (total,) = self._sum_over_processes([array if self.is_chief else 0 * array])
-        return np.asarray(total)
+        term = array if self.is_chief else np.zeros_like(array)  # 0 * NaN is NaN
+        return np.asarray(self._sum_over_processes([term])[0])
 
     def _sum_over_processes(self, tensors: Sequence[Any]) -> list[Any]:
         if self.strategy is None:
@@ -154,7 +154,7 @@ def rank_and_size(tf_config: str) -> tuple[int, int]:
     """Return the rank of this process and the number of processes.
 
     `tf_config` is {"cluster": {"chief": [...], "worker": [...]}, "task": {"type": ...,
-    "index": ...}} as JSON; "" for one process.
+    "index": ...}} as JSON, or "" for one process.
     """
     try:
         config = json.loads(tf_config or "{}")

@@ -1,9 +1,9 @@
-"""Do the work of a conversion as Apache Beam pipelines, for instance on a cluster.
+"""Decode the files of a conversion in jobs of Apache Beam, for instance on a cluster.
 
-Each element is a block of files. A worker decodes it in processes that may crash, into
-a folder of its own. Then it writes the results to the staging folder, in files named
-after the block. So the results do not depend on which worker does a block, or on
-whether a block is done twice.
+Each element of a job is a block of files. A worker decodes it in a child process, which
+may crash, into a scratch folder. Then it writes the results to the staging folder, in
+files named after the block. So it does not matter which worker decodes a block, or
+whether two do.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from pipeline.system.remote import beam_jobs
 
 
 class Beam(decode_files.Runner):
-    """Do the work with a runner of Apache Beam."""
+    """Do the work of a conversion with a runner of Apache Beam."""
 
-    block_files = 512
+    block_files = 512  # in one element
 
     def __init__(self, name: str, flags: Sequence[str]) -> None:
-        """Connect to a runner; see BeamJobs."""
-        super().__init__(num_workers=1)  # processes in each worker of Beam
+        """Import Beam, or raise DataError as BeamJobs does."""
+        super().__init__(num_workers=1)
         self._jobs = beam_jobs.BeamJobs(name, flags)
 
     def convert(
@@ -35,7 +35,7 @@ class Beam(decode_files.Runner):
     ) -> Iterator[tuple[decode_files.Task, manifest_row.Row | None]]:
         """Decode files in the workers, which write to the staging folder."""
         if options.part_dir is None:
-            raise ValueError("workers of a cluster need a folder to write to")
+            raise ValueError("part_dir: None. Workers of Beam need a staging folder")
         numbered = list(enumerate(process_pool.blocks(tasks, self.block_files)))
         function = functools.partial(_convert, options, options.part_dir)
         self._jobs.each("Convert", function, numbered)
@@ -52,7 +52,7 @@ class Beam(decode_files.Runner):
 
 
 def _rows_path(part_dir: Path, number: int) -> Path:
-    """Return the file with the rows of a block, a line each; "" where one stays."""
+    """Return the file with a line per row of a block, empty for a row that stays."""
     return part_dir / staging.PARTIAL_NAME / f"{number}.rows"
 
 
@@ -61,12 +61,12 @@ def _convert(
     part_dir: Path,
     numbered: tuple[int, Sequence[decode_files.Task]],
 ) -> None:
-    """Decode a block, and put its records and rows into the staging folder."""
+    """Decode a block, and write its records and rows to the staging folder."""
     number, block = numbered
-    # Dask's workers are daemons, which must have no children; ours end with them.
+    name = decode_files.part_name(number)
+    # A worker of Dask is a daemon, which may have no children; ours end with it.
     multiprocessing.current_process().daemon = False
-    with file_system.scratch_folder() as scratch:
-        own_dir, name = scratch, decode_files.part_name(number)
+    with file_system.scratch_folder() as own_dir:
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
         local = decode_files.Runner(num_workers=1)

@@ -1,13 +1,13 @@
 """Decode photos one at a time in child processes, which may crash or hang.
 
-Input: the bytes of an image file. Output: the image of a record, the same as conversion
-makes of it. A file that crashes its process or takes too long is refused, and another
-process replaces that one. Predictions and the server decode this way; multiprocessing
-would start TensorFlow in each process.
+Input: the bytes of an image file. Output: the same record image as from a conversion. A
+file that crashes its process or takes too long is refused, and a new process replaces
+the old one. Predictions and the server decode this way, without `multiprocessing`,
+which would start TensorFlow in each process.
 
-A request to a process is a file. The answer is {"error": sentence, "kind": a Code of
-manifest_row}, or the fields of record_image.RecordImage. If no bytes follow, the
-record's image is the file itself.
+A request is the bytes of a file. The answer is {"error": sentence, "kind": a Code of
+manifest_row}, or the fields of record_image.RecordImage with the bytes of the image. No
+bytes mean that the file itself is the image.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _BYTES_PER_PIXEL = 32
 
 @contextlib.contextmanager
 def refusals(limit: str) -> Iterator[None]:
-    """Raise ImageError where a child process crashes, or takes longer than `limit`."""
+    """Raise ImageError if a child process in the block crashes or exceeds `limit`."""
     try:
         yield
     except sandbox.OutOfTime as error:
@@ -52,14 +52,14 @@ class Decoders:
         white_level: int = 0,
         max_pixels: int = file_headers.MAX_PIXELS,
     ) -> None:
-        """Start nothing yet: a process starts when it is needed.
+        """Prepare `count` processes, each of which starts when it is needed.
 
         A file may take `timeout_s` (not counting the start of a process) and have
         `max_pixels`. Pixels equal those of a conversion with the same settings.
         """
         self._timeout_s = timeout_s
         self._settings = {"resize_min": resize_min, "white_level": white_level}
-        self._lock = threading.Lock()  # of a thread that waits for all processes
+        self._lock = threading.Lock()  # for taking all processes, or two threads wait
         self._children = [
             sandbox.Child(
                 __name__,
@@ -74,7 +74,7 @@ class Decoders:
             self._idle.put(child)
 
     def start(self) -> None:
-        """Start all processes, and wait until they can decode or raise NotStarted.
+        """Start all processes and wait until they can decode, or raise NotStarted.
 
         Only one thread may call this, before the first photo.
         """
@@ -97,12 +97,12 @@ class Decoders:
     def decode(self, data: bytes) -> record_image.RecordImage:
         """Decode a whole image file, or raise ImageError.
 
-        sandbox.NotStarted means that no process starts, or that memory is too small.
+        Raises sandbox.NotStarted if no process starts or memory is too small.
         """
         try:
             answer, encoded = self._ask(data, 1)
         except sandbox.Killed:
-            try:  # alone, when no other photo takes memory
+            try:  # alone, so that no other photo takes memory
                 with self._lock:
                     answer, encoded = self._ask(data, len(self._children))
             except sandbox.Killed as error:
@@ -118,20 +118,20 @@ class Decoders:
         )
 
     def _ask(self, data: bytes, num_taken: int) -> tuple[sandbox.Header, memoryview]:
-        """Let one process decode, while `num_taken` are kept from other threads."""
+        """Let one process decode, while no other thread can use `num_taken` of them."""
         limit = f"{self._timeout_s:g} s to decode"
         with refusals(limit), self._taken(num_taken) as (child, *_):
             child.send(self._settings, data, timeout_s=self._timeout_s)
             return child.receive()
 
     def close(self) -> None:
-        """End the processes; photos that are being decoded count as crashed."""
+        """End the processes; a photo in one of them counts as crashed."""
         for child in self._children:
             child.close()
 
 
 def main() -> None:
-    """Decode what a parent process sends, until that ends."""
+    """Decode what the parent process sends, until the parent ends."""
     platform_support.collect_stderr()
     opencv.use_one_thread()
     platform_support.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * opencv.max_pixels)

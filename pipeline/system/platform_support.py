@@ -20,10 +20,10 @@ _fcntl, _resource, _msvcrt = (
     for name in ("fcntl", "resource", "msvcrt")
 )
 OPENS_FOLDERS = hasattr(os, "O_DIRECTORY")
-# Makes a file longer; on Linux, a full disk is an error now and not later.
+# Lengthens a file. Linux reserves the space, so that a full disk is an error at once.
 allocate = getattr(os, "posix_fallocate", lambda file, _, size: os.truncate(file, size))
 _has_timers = hasattr(signal, "setitimer")
-# Exit codes of child processes that were killed, or that a time limit has ended.
+# Exit codes of child processes: SIGKILL; SIGALRM or SIGXCPU, or what replaces them.
 KILLED, OUT_OF_TIME = -9, (-14, -24) if _has_timers else (1,)
 
 _STDERR = 2
@@ -69,7 +69,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process exists."""
+    """Return whether there is a process with this number."""
     if windows := getattr(ctypes, "windll", None):
         return bool(windows.kernel32.OpenProcess(0x1000, 0, pid))
     try:
@@ -80,14 +80,14 @@ def is_running(pid: int) -> bool:
 
 
 def mask_signals(how: str, signals: Any) -> Any:
-    """Call signal.pthread_sigmask, except on Windows; `how` is SIG_BLOCK and so on."""
+    """Call signal.pthread_sigmask, except on Windows; `how` is such as "SIG_BLOCK"."""
     if hasattr(signal, "pthread_sigmask"):
         return signal.pthread_sigmask(getattr(signal, how), signals)
     return signals
 
 
 def end_after(seconds: float) -> None:
-    """End this process after some time, whatever it does then; 0 cancels that."""
+    """End this process after `seconds`, even if it hangs; 0 cancels the timer."""
     if _has_timers:
         signal.setitimer(signal.ITIMER_REAL, seconds)
     elif seconds:
@@ -97,14 +97,14 @@ def end_after(seconds: float) -> None:
 
 
 def limit_memory(more_bytes: int) -> None:
-    """On Linux, let this process take at most `more_bytes` more than it has."""
+    """On Linux, limit the memory of this process to `more_bytes` above its present."""
     if (memory := Path("/proc/self/statm")).exists():
         pages = int(memory.read_text(encoding="ascii").split()[0])
         lower_limit("RLIMIT_AS", pages * mmap.PAGESIZE + more_bytes)
 
 
 def lower_limit(name: str, value: int) -> None:
-    """Limit a resource of this process, except on Windows; a lower limit stays."""
+    """Lower a limit, such as "RLIMIT_CPU", of this process, except on Windows."""
     if _resource:
         kind = getattr(_resource, name)
         _, hard = _resource.getrlimit(kind)
@@ -119,7 +119,7 @@ def release_pages(array: Any) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has taken; 0 if that is unknown."""
+    """Return the largest memory use of this process so far; 0 if it is unknown."""
     peak = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss if _resource else 0
     return int(peak) * (1 if sys.platform == "darwin" else 1024)
 
@@ -138,11 +138,10 @@ def stderr_silenced() -> Iterator[None]:
 
 
 def collect_stderr() -> None:
-    """Keep what libjpeg and others print to standard error for `take_stderr_line`.
+    """Redirect standard error, for good, to a file that `take_stderr_line` reads.
 
-    Damage that a decoder survives ("Corrupt JPEG data: premature end of data segment")
-    is reported nowhere else. The file descriptor of the whole process is redirected for
-    good, so this is for worker processes that only decode.
+    libjpeg and others report damage that they survive ("Corrupt JPEG data: premature
+    end of data segment") nowhere else. This is for worker processes that only decode.
     """
     global _collection
     with tempfile.TemporaryFile() as file:

@@ -1,11 +1,11 @@
-"""Name commands in messages as they are called: python train.py, or graft train."""
+"""Name commands in messages as the user calls them: python train.py, or graft train."""
 
 import re
 
 VERSION = "0.1.0"
 
-# Whether commands are called by the name graft: always where Graft is installed, which
-# puts all modules into the package graft.
+# Whether the user calls commands as graft COMMAND. In an installation, where all
+# modules are in the package graft, that is always so.
 is_graft = __name__.startswith("graft.")
 
 # Neither parts of paths nor calls, such as model.predict(image) in a program.
@@ -17,7 +17,7 @@ _IN_CHECKOUT = re.compile(
 
 
 def as_called(text: str) -> str:
-    """Return a text in which commands have the names by which they are called."""
+    """Return a text that names commands as the user calls them."""
     if not is_graft:
         return text
     return _IN_CHECKOUT.sub(lambda match: f"graft {match[1] or match[2]}", text)

@@ -1,12 +1,12 @@
 """Work on untrusted files in a child process, which may crash or hang.
 
-A crash or a hang costs the file at hand and nothing else, and the child has limits of
-memory and time. It does not protect from a file that takes over the child, which may
-do whatever the user may do.
+A crash or a hang costs only the current file, and the child has limits of memory and
+time. This is no protection against a file that takes control of the child, because the
+child has all rights of the user.
 
-Requests and answers are messages through pipes, the child's standard input and output:
-two lengths, an object in JSON, bytes. The child says that it has read a request. Then
-come one answer or several, as parent and child agree.
+Requests and answers are messages through the child's standard input and output: two
+lengths, a JSON object, bytes. The child confirms that it has read a request, and then
+sends one answer or several, as parent and child agree.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from pipeline.system.errors import DataError
 Header = dict[str, Any]  # values that JSON can hold
 
 _LENGTHS = struct.Struct("<IQ")
-_READY = b"\0ready for requests\n"  # text printed before is not an answer
-_ENDING_S = 1  # for a process that has closed its pipes
-_FAILED = 3  # exit code of a child that raises; where there are no timers, 1 is theirs
+_READY = b"\0ready for requests\n"  # ends what libraries print during the start
+_ENDING_S = 1  # wait for the exit code of a process that has closed its pipes
+_FAILED = 3  # exit code of a child that raises; 1 would be OUT_OF_TIME on Windows
 
 
 class NotStarted(DataError):
@@ -66,10 +66,10 @@ class Child:
         environment: Mapping[str, str],
         start_timeout_s: float = 60,
     ) -> None:
-        """Start nothing yet.
+        """Store the command of the process, which starts later.
 
-        The function `main` of the module calls `serve`; `arguments` are its
-        sys.argv[1:]. `task` is its work, as in "the process to TASK".
+        The function `main` of the module calls `serve`, and finds `arguments` in
+        sys.argv[1:]. `task` completes the message "the start of a process to TASK".
         """
         package, _, name = module.rpartition(".")
         program = f"from {package} import {name}; {name}.main()"
@@ -79,7 +79,7 @@ class Child:
         paths = (str(root), os.environ.get("PYTHONPATH"))
         self._environment = {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "OPENBLAS_NUM_THREADS": "1",  # each takes memory, and there is no work
+            "OPENBLAS_NUM_THREADS": "1",  # each thread takes memory and none has work
             **environment,
         }
         self._task = task
@@ -99,7 +99,7 @@ class Child:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env={**os.environ, **self._environment},
-                    # Ctrl-C is the parent's to handle: on Linux and macOS; on Windows.
+                    # The parent alone gets Ctrl-C: on Linux and macOS, and on Windows.
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
                 )
@@ -107,8 +107,8 @@ class Child:
     def wait_until_ready(self) -> None:
         """Start a process unless there is one; return when it waits for requests.
 
-        A process that ends or takes too long before is NotStarted, or ChildEnded if
-        `close` was called.
+        Raises NotStarted if it ends before or takes too long, and ChildEnded if `close`
+        was called meanwhile.
         """
         started_s = time.monotonic()
         try:
@@ -140,8 +140,8 @@ class Child:
     def send(self, request: Header, data: bytes = b"", *, timeout_s: float) -> None:
         """Send a request and its bytes, or raise as `wait_until_ready` does.
 
-        All answers may take `timeout_s`, from when the child has read the request. If
-        the child ends before that, another one gets the request.
+        The child has `timeout_s` for all answers, from the moment when it has read the
+        request. If it ends before that moment, another child gets the request.
         """
         for is_last_try in (False, True):
             self.wait_until_ready()
@@ -162,7 +162,7 @@ class Child:
 
     @contextlib.contextmanager
     def _messages(self) -> Iterator[tuple[Any, Any]]:
-        """Provide the pipes, and end the child if a message does not get through."""
+        """Yield the child's input and output; end the child if using them fails."""
         process = self._process
         if process is None:
             raise ChildEnded
@@ -170,14 +170,14 @@ class Child:
             yield process.stdin, process.stdout
         except (OSError, EOFError, ValueError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_ENDING_S)  # or its exit code is that of our kill
+                process.wait(_ENDING_S)  # else `_end` would set the exit code
             code = self._end()
             if self._is_ready and code in platform_support.OUT_OF_TIME:
                 raise OutOfTime from error
             if code == platform_support.KILLED and not self._is_closed:
                 raise Killed from error
             raise ChildEnded from error
-        except BaseException:  # Ctrl-C: the next answer would be that to this request
+        except BaseException:  # Ctrl-C: the answer would be taken for the next one's
             self._end()
             raise
 
@@ -200,7 +200,7 @@ class Child:
 def serve(
     answer: Callable[[Header, bytes], Iterable[tuple[Header, bytes | memoryview]]],
 ) -> None:
-    """Answer requests until the parent ends, in the `main` of a child's module."""
+    """Answer requests until the parent ends; `main` of a child's module calls this."""
     sys.excepthook = lambda *_: os._exit(_FAILED)
     platform_support.lower_limit("RLIMIT_CORE", 0)
     requests: Any = sys.stdin.buffer
@@ -209,7 +209,6 @@ def serve(
     answers.write(_READY)
     while True:
         answers.flush()
-        # This ends the process, whether or not a parent is left to do so.
         platform_support.end_after(0)
         try:
             request, data = read_message(requests)
@@ -217,6 +216,7 @@ def serve(
             return
         write_message(answers, {"has_read": True})
         answers.flush()
+        # The process ends in time, even if no parent is left to end it.
         platform_support.end_after(request["timeout_s"])
         for header, content in answer(request, bytes(data)):
             write_message(answers, header, content)
@@ -239,7 +239,7 @@ def read_message(stream: io.BufferedIOBase) -> tuple[Header, memoryview]:
 
 
 def _read(stream: io.BufferedIOBase, size: int) -> memoryview:
-    # NumPy asks for huge pages: large data take three quarters of the CPU time.
+    # NumPy asks for huge pages, which saves a quarter of the CPU time with large data.
     data = np.empty(size, np.uint8).data
     if stream.readinto(data) < size:
         raise EOFError

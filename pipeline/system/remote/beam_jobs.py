@@ -1,4 +1,4 @@
-"""Call a function for many items in workers of Apache Beam, without its chatter."""
+"""Call a function for many items in workers of Apache Beam, without Beam's messages."""
 
 import contextlib
 import functools
@@ -9,52 +9,61 @@ from typing import Any
 from pipeline.system import config_flags, platform_support
 from pipeline.system.errors import DataError
 
-LOCAL = "local"  # no runner of Beam
-# Runners that were tried, with their flags that do something here.
+LOCAL = "local"  # processes of this machine, without Beam
+# {runner that was tried: its flags that have an effect here}.
 _FLAGS = {
     "DirectRunner": ("--direct_num_workers", "--direct_running_mode"),
     "DaskRunner": (
-        *("--dask_client_address", "--dask_scheduler_file", "--dask_client_name"),
-        *("--dask_connection_timeout", "--dask_connection_limit"),
-        *("--dask_npartitions", "--dask_partition_size"),
+        "--dask_client_address",
+        "--dask_scheduler_file",
+        "--dask_client_name",
+        "--dask_connection_timeout",
+        "--dask_connection_limit",
+        "--dask_npartitions",
+        "--dask_partition_size",
     ),
 }
-_OTHERS = ("FlinkRunner", "SparkRunner", "PrismRunner", "PortableRunner")
-# Makes the field of a setting.
+_UNTRIED = ("FlinkRunner", "SparkRunner", "PrismRunner", "PortableRunner")
+# Makes the field `runner` of a command's settings.
 runner = functools.partial(
     config_flags.setting,
     LOCAL,
     "What does the work: processes of this computer, or a runner of Apache Beam, whose "
     "own flags may follow, such as --dask_client_address=tcp://host:8786.",
-    choices=(LOCAL, *_FLAGS, *_OTHERS, "DataflowRunner"),
+    choices=(LOCAL, *_FLAGS, *_UNTRIED, "DataflowRunner"),
 )
 
 
 def check_flags(config: Any) -> None:
-    """Raise ValueError for `workers` or `beam_flags` that do nothing with `runner`."""
-    runner, flags = config.runner, config.beam_flags
-    if runner == LOCAL and flags:
-        known = config_flags.settings_of(type(config))
-        raise ValueError(config_flags.unknown_flag(flags[0], known))
-    allowed, is_parallel = _FLAGS.get(runner, ()), "running_mode=multi" in str(flags)
-    useless = ["--workers"] * bool(getattr(config, "workers", 0))
-    for name in (flag.partition("=")[0] for flag in flags):
-        is_anothers = name.startswith(("--direct_", "--dask_"))
-        if name not in allowed if allowed else is_anothers:
-            names = f" (expected one of {', '.join(allowed)})" * bool(allowed)
-            useless.append(name + names)
-        elif name == "--direct_num_workers" and not is_parallel:
-            useless.append(f"{name} without --direct_running_mode=multi_processing")
-    if useless and runner != LOCAL:
-        raise ValueError(f"{useless[0]}: does nothing with --runner={runner}")
+    """Raise ValueError for `workers` or `beam_flags` without effect on the runner."""
+    flags = config.beam_flags
+    if config.runner == LOCAL:
+        if flags:
+            known = config_flags.settings_of(type(config))
+            raise ValueError(config_flags.unknown_flag(flags[0], known))
+        return
+    no_effect = f"has no effect with --runner={config.runner}"
+    if getattr(config, "workers", 0):
+        raise ValueError(f"--workers: {no_effect}. Leave it out")
+    allowed, names = _FLAGS.get(config.runner), [f.partition("=")[0] for f in flags]
+    for name in names:
+        if allowed and name not in allowed:
+            one = f"one of {', '.join(allowed)}"
+            raise ValueError(f"{name}: {no_effect}. Expected {one}")
+        if not allowed and name.startswith(("--direct_", "--dask_")):
+            raise ValueError(f"{name}: {no_effect}. Leave it out")
+    is_parallel = any("running_mode=multi" in flag for flag in flags)
+    if "--direct_num_workers" in names and not is_parallel:
+        mode = "--direct_running_mode=multi_processing"
+        raise ValueError(f"--direct_num_workers: {no_effect} alone. Add {mode}")
 
 
 class BeamJobs:
     """Jobs of a runner of Apache Beam, such as DirectRunner."""
 
     def __init__(self, runner: str, flags: Sequence[str]) -> None:
-        """Import Beam; DataError if it is missing or refuses a flag."""
-        # Without a handler, Beam and Dask would log to the terminal.
+        """Import Beam, or raise DataError if it is missing or refuses a flag."""
+        # A root logger without a handler prints what Beam and Dask log.
         logging.getLogger().addHandler(logging.NullHandler())
         try:
             import apache_beam
@@ -66,14 +75,15 @@ class BeamJobs:
                 f"--runner={runner}: Apache Beam is not installed ({error}). Run: "
                 "python -m pip install 'apache-beam>=2.77' 'dask[distributed]'"
             ) from error
-        # Beam's own DirectRunner tries to download another runner.
-        kinds = {
+        # The name DirectRunner means a runner of Beam that tries to download another.
+        runners = {
             "DirectRunner": fn_runner.FnApiRunner,
             "DaskRunner": dask_runner.DaskRunner,
         }
-        self._name, self._runner = runner, kinds.get(runner, str)() or runner
+        self._name = runner
+        self._runner = runners[runner]() if runner in runners else runner
         if runner == "DaskRunner" and "partition" not in str(flags):
-            # By default one worker gets 128 items, and the others none.
+            # By default one worker gets the first 128 items and the others none.
             flags = [*flags, "--dask_partition_size=1"]
         self._beam: Any = apache_beam
         try:
@@ -82,13 +92,14 @@ class BeamJobs:
                 self._options = pipeline_options.PipelineOptions(words)
                 self._options.get_all_options()  # parses them
         except SystemExit as error:
-            raise DataError(f"wrong options of Beam: {' '.join(words)}") from error
+            reason = error.__context__  # an argparse.ArgumentError
+            raise DataError(f"{' '.join(words)}: Beam says: {reason}") from error
 
     def each(self, what: str, function: Callable[[Any], Any], items: Any) -> None:
-        """Call the function for each item; `what` says what it does, as in Convert."""
+        """Call the function for each item; `what` is its name in logs, as "Convert"."""
         beam = self._beam
         try:
-            # What workers of this machine write is dropped, too.
+            # Workers on this machine have the same standard error.
             with platform_support.stderr_silenced(), contextlib.ExitStack() as stack:
                 pipeline = beam.Pipeline(runner=self._runner, options=self._options)
                 _ = (
@@ -99,11 +110,11 @@ class BeamJobs:
                 )
                 result = pipeline.run()
                 if client := getattr(result, "client", None):  # of Dask
-                    stack.callback(client.close)  # and a cluster that it has started
+                    stack.callback(client.close)  # with a cluster that it has started
                 result.wait_until_finish()
         except Exception as error:  # of Beam, of the cluster, or of our own functions
             kind = type(error).__name__
             raise DataError(
-                f"--runner={self._name}: the job failed ({kind}: {error}). Its workers "
-                "need Graft installed"
+                f"--runner={self._name}: the job failed ({kind}: {error}). Check that "
+                "its workers have Graft installed"
             ) from error

@@ -127,14 +127,20 @@ DIRECT, DASK = "--runner=DirectRunner", "--runner=DaskRunner"
         ([DIRECT, "--group_byy=x"], "Did you mean --group_by?"),
         (
             [DIRECT, "--direct_running_mode=multi", "--direct_num_workers=x"],
-            "wrong options of Beam",
+            "Beam says: argument --direct_running_mode: invalid",
         ),
-        ([DIRECT, "--workers=2"], "--workers: does nothing with"),
-        ([DIRECT, "--direct_num_workers=2"], "without --direct_running_mode=multi"),
-        ([DIRECT, "--num_workers=2"], "--num_workers (expected one of --direct_num"),
-        ([DASK, "--direct_num_workers=2"], "--direct_num_workers (expected one of"),
-        ([DASK, "--dask_npartition=2"], "--dask_npartition (expected one of"),
-        (["--runner=FlinkRunner", "--dask_npartitions=2"], "--dask_npartitions"),
+        (
+            [DIRECT, "--workers=2"],
+            "--workers: has no effect with --runner=DirectRunner",
+        ),
+        ([DIRECT, "--direct_num_workers=2"], "alone. Add --direct_running_mode=multi"),
+        ([DIRECT, "--num_workers=2"], "--num_workers: has no effect"),
+        ([DASK, "--direct_num_workers=2"], "Expected one of --dask_client_address"),
+        ([DASK, "--dask_npartition=2"], "--dask_npartition: has no effect"),
+        (
+            ["--runner=FlinkRunner", "--dask_npartitions=2"],
+            "--dask_npartitions: has no",
+        ),
     ],
 )
 def test_a_flag_that_does_nothing_is_refused(flags, message, photos, tmp_path):
