@@ -1,9 +1,9 @@
-"""Predict photos in parts: here, in processes that share the work, or by Apache Beam.
+"""Predict photos in parts: in one process, in several that share them, or with Beam.
 
-A part has whole batches of the list of photos, so a batch holds the same photos whoever
-predicts it. part-00012.predictions.jsonl and part-00012.problems.jsonl are what a part
-adds to predictions.jsonl and problems.jsonl. They get these names when they are
-complete, so any process may be killed. The one that finds all parts joins them.
+A part is some whole batches, so a photo is in the same batch whichever process predicts
+it. The part writes part-00012.predictions.jsonl and part-00012.problems.jsonl, which
+appear when they are complete, so any process may be killed. A process that finds all
+parts joins them to predictions.jsonl and problems.jsonl.
 """
 
 import collections
@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -31,28 +32,29 @@ from pipeline.system.remote import beam_jobs
 
 _PART_PHOTOS = 256  # or the next multiple of the batch size
 _JOB, _RESULT, _PROBLEMS = "job.json", "predictions.jsonl", "problems.jsonl"
-_OTHER = "not_a_photo"  # key of a file in a folder that is no photo
-_lock = threading.Lock()
+_OTHER = "not_a_photo"  # key in the line of a file that is not a photo
+_load_lock = threading.Lock()
 
 
 class _Part(NamedTuple):
     number: int
     num_photos: int
-    photos: bytes  # their paths as JSON, compressed by zlib
+    photos: bytes  # paths as JSON, compressed by zlib: there may be millions
 
 
 class _Job(NamedTuple):
     config: Config
     folder: Path
-    started_in: Path  # where relative paths of photos start
-    facts: str  # content of job.json, what predictions depend on
+    started_in: Path  # working folder, for relative paths of photos
+    facts: str  # content of job.json: all that determines the predictions
 
     def path(self, part: _Part, name: str) -> Path:
         return self.folder / f"part-{part.number:05}.{name}"
 
     def missing(self, parts: Sequence[_Part]) -> list[_Part]:
         names = {path.name for path in self.folder.iterdir()}
-        parts = [] if _RESULT in names else parts
+        if _RESULT in names:
+            return []
         return [part for part in parts if self.path(part, _RESULT).name not in names]
 
 
@@ -62,14 +64,15 @@ def predict(config: Config) -> None:
     beam = None if is_local else beam_jobs.BeamJobs(config.runner, config.beam_flags)
     ignored: collections.Counter[str] = collections.Counter()
     parts, digest = list[_Part](), hashlib.sha256()
-    size = config.batch_size * -(-_PART_PHOTOS // config.batch_size)
+    part_size = config.batch_size * math.ceil(_PART_PHOTOS / config.batch_size)
     photos = photo_files.find(config.photos, ignored, config.out)
-    for block in process_pool.blocks(photos, size):
+    for block in process_pool.blocks(photos, part_size):
         text = json.dumps(block).encode()
         digest.update(text)
         parts.append(_Part(len(parts), len(block), zlib.compress(text)))
     if not parts:
-        raise DataError(f"{config.photos[0]}: there are no photos. Expected photos")
+        names = ", ".join(config.photos)
+        raise DataError(f"{names}: there are no photos. Expected photos or folders.")
     run_dir = str(run_list.read(config.run_dir).directory.absolute())
     config = dataclasses.replace(config, run_dir=run_dir)
     facts = {"photos": digest.hexdigest(), "run": _facts(run_dir)}
@@ -80,14 +83,15 @@ def predict(config: Config) -> None:
         _claim(job)
     number, count = map(int, config.shard.split("/"))
     todo = job.missing(parts[number - 1 :: count])
-    command_line.log(f"{len(todo):,} of {len(parts):,} parts to predict by {run_dir}")
+    command_line.log(f"{len(todo):,} of {len(parts):,} parts to predict with {run_dir}")
     write = functools.partial(_write, job)
     if beam and todo:
         beam.each("Predict", write, todo)
     elif todo:
         command_line.log(_load(job)[0].describe())
         total = sum(part.num_photos for part in todo)
-        pool = concurrent.futures.ThreadPoolExecutor(2)  # one decodes, one computes
+        # Two threads, so that one part is decoded while the other is predicted.
+        pool = concurrent.futures.ThreadPoolExecutor(2)
         with command_line.progress(total, "photo", "predict") as progress:
             try:
                 for num_photos in pool.map(write, todo):
@@ -107,15 +111,18 @@ def _claim(job: _Job) -> None:
     with contextlib.suppress(FileExistsError), path.open("x") as file:
         file.write(job.facts)
     before = file_system.regular(path, 1 << 20).read_text(errors="replace")
-    if not job.facts.startswith(before):  # another process may be about to write it
+    if not job.facts.startswith(before):
         raise DataError(
-            f"{path}: this folder is for other photos, settings or another run. "
-            "Finish that job as it began, or choose another --out"
+            f"{path}: this folder is for other photos, other settings or another run. "
+            "Finish that job with its own settings, or choose another --out"
         )
+    if before != job.facts:  # its process is still writing it, or was killed
+        with file_system.replacing(path) as partial:
+            partial.write_text(job.facts)
 
 
 def _facts(run_dir: str) -> list[Any]:
-    """Return what of a run determines predictions."""
+    """Return the facts of a run that determine its predictions."""
     run = run_list.read(run_dir)
     has_scores = (run.directory / "strangers.npz").exists()
     return [run.identity, run.model_digest(), run.temperature, has_scores]
@@ -123,10 +130,11 @@ def _facts(run_dir: str) -> list[Any]:
 
 @functools.lru_cache(maxsize=1)
 def _load(job: _Job) -> tuple[Any, ...]:
-    """Return the classifier, and what predicts, formats and decodes."""
+    """Return a classifier, its predictor, the function for JSON lines, and decoders."""
     num_workers = command_line.available_cpus()
     if dask := sys.modules.get("distributed"):
-        with contextlib.suppress(ValueError):  # not a worker of Dask
+        # A worker of Dask uses as many processors as it has threads.
+        with contextlib.suppress(ValueError):  # this is no worker
             num_workers = dask.get_worker().state.nthreads
             for kind in ("INTRA", "INTER"):
                 os.environ[f"TF_NUM_{kind}OP_THREADS"] = str(num_workers)
@@ -135,7 +143,7 @@ def _load(job: _Job) -> tuple[Any, ...]:
 
     config = job.config
     if _facts(config.run_dir) != json.loads(job.facts)["run"]:
-        raise DataError(f"{config.run_dir}: is not the run with which the job began")
+        raise DataError(f"{config.run_dir}: has changed. Start again in another --out")
     known = classifier.load_run(config.run_dir)
     photos = tuple(str(job.started_in / photo) for photo in config.photos)
     predictor = predicting.Predictor(dataclasses.replace(config, photos=photos), known)
@@ -145,7 +153,7 @@ def _load(job: _Job) -> tuple[Any, ...]:
     return known, predictor, as_json, decoders
 
 
-@functools.lru_cache(maxsize=1)  # also from job to job
+@functools.lru_cache(maxsize=1)  # a worker of Beam uses them for one job after another
 def _decoders(count: int, resize_min: int, white_level: int) -> Any:
     return isolated_decoder.Decoders(
         count, timeout_s=60, resize_min=resize_min, white_level=white_level
@@ -154,17 +162,14 @@ def _decoders(count: int, resize_min: int, white_level: int) -> Any:
 
 def _write(job: _Job, part: _Part) -> int:
     """Write the files of a part; return its number of photos."""
-    with _lock:  # the network is loaded once
+    with _load_lock:  # two threads would load the network twice
         known, predictor, as_json, decoders = _load(job)
     from model.predict import photo_batches
 
     photos = json.loads(zlib.decompress(part.photos))
     paths = [str(job.started_in / photo) for photo in photos]
-    batches = photo_batches.read(
-        *(paths, known.spec),
-        batch_size=job.config.batch_size,
-        decoders=decoders,
-    )
+    size = job.config.batch_size
+    batches = photo_batches.read(paths, known.spec, batch_size=size, decoders=decoders)
     results = {r.photo: r for batch in batches for r in predictor.predict(batch)}
     lines: dict[str, list[str]] = {_PROBLEMS: [], _RESULT: []}
     for photo, path in zip(photos, paths, strict=True):
@@ -181,24 +186,24 @@ def _write(job: _Job, part: _Part) -> int:
 
 
 def _finish(job: _Job, parts: Sequence[_Part], ignored: Mapping[str, int]) -> None:
-    """Join the parts, which two processes may do at once, or say how many miss."""
+    """Join the parts, as two processes may at once, or say how many are missing."""
     result, problems = job.folder / _RESULT, job.folder / _PROBLEMS
     if missing := job.missing(parts):
         text = f"{job.folder}: {len(missing):,} of {len(parts):,} parts are missing"
         if job.config.runner != beam_jobs.LOCAL:
-            raise DataError(f"{text}. All workers need this folder, under this path")
+            raise DataError(f"{text}. All workers need this folder under this path")
         command_line.say(f"{text}. The process that writes the last one joins them")
         return
-    for path in (problems, result) if not result.exists() else ():
+    # The last file marks the job as complete.
+    for path in () if result.exists() else (problems, result):
         with file_system.replacing(path) as partial, partial.open("wb") as file:
             for part in parts:
                 with job.path(part, path.name).open("rb") as lines:
                     shutil.copyfileobj(lines, file)
     with problems.open("rb") as file:
-        marks = collections.Counter(
-            f'"{_OTHER}": true'.encode() in line for line in file
-        )
-    others, bad = marks[True], marks[False]
+        mark = f'"{_OTHER}": true'.encode()
+        is_other = collections.Counter(mark in line for line in file)
+    others, bad = is_other[True], is_other[False]
     count = sum(part.num_photos for part in parts) - others
     kinds = {**ignored, f"not a photo (in {_PROBLEMS})": others}
     if texts := [f"{number:,} {kind}" for kind, number in kinds.items() if number]:

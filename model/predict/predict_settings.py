@@ -1,4 +1,4 @@
-"""Define the settings of model.predict, some of which model.serve has, too."""
+"""Define the settings of model.predict, and those that model.serve shares."""
 
 import dataclasses
 import functools
@@ -13,10 +13,11 @@ _setting = functools.partial(config_flags.setting, basic=True)
 _input = functools.partial(_setting, group="Run")
 _answers = functools.partial(_setting, group="Predictions")
 _TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|)", re.ASCII)
+# Settings that do not go together with --suggest or --out.
 _ALONE = ("explain", "every", "spans", "sort_into", "ckpt", "suggest", "out")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
-# Functions that make the fields of settings that model.serve has, too.
+# Functions that make the fields of settings that model.serve shares.
 run_dir = functools.partial(
     _input,
     "runs/latest",
@@ -109,19 +110,19 @@ class Config:
     )
     out: str = _answers(
         "",
-        "Folder for predictions.jsonl and problems.jsonl, made in parts: run the "
-        "command again if it was stopped.",
+        "Folder for predictions.jsonl and problems.jsonl. They are made in parts, so a "
+        "command that was stopped can be run again.",
         value="FOLDER",
     )
     shard: str = config_flags.setting(
         "1/1",
-        "Share of --out for this process, as in 3/100: the third of 100 processes. The "
+        "Share of --out for this process: 3/100 is for the third of 100 processes. The "
         "last one joins the parts.",
         group="Predictions",
         value="N/COUNT",
     )
     runner: str = beam_jobs.runner(group="Predictions")
-    beam_flags: tuple[str, ...] = ()  # as they stand on the command line
+    beam_flags: tuple[str, ...] = ()  # --name=value, the runner's own
     data: str = _input(
         "",
         "New folder of the run's records, if they were moved; --explain and --suggest "
@@ -156,8 +157,12 @@ class Config:
 
     def _check_parts(self) -> None:
         beam_jobs.check_flags(self)
-        if (self.runner != beam_jobs.LOCAL) + (self.shard != "1/1") > bool(self.out):
-            raise ValueError("--runner, --shard: expected --out, and one of the two")
+        ways = ["--runner"] * (self.runner != beam_jobs.LOCAL)
+        ways += ["--shard"] * (self.shard != "1/1")
+        if len(ways) > 1:
+            raise ValueError("--runner and --shard: expected only one of them")
+        if ways and not self.out:
+            raise ValueError(f"{ways[0]}: expected --out=FOLDER with it")
         if self.out and (self.format == "csv" or file_system.is_remote(self.out)):
             raise ValueError("--out: expected JSON lines, in a folder of this machine")
         number, _, count = self.shard.partition("/")

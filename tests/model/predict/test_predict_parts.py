@@ -32,7 +32,7 @@ def decoded_here(monkeypatch):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Three classes of 7 photos, one cut, with a text among them."""
+    """Folder of three classes with 7 photos each, a cut photo and a text file."""
     folder = tmp_path_factory.mktemp("parts") / "photos"
     drawn_photos.write_photos(folder, per_class=7)
     first = min(folder.rglob("*.jpg"))
@@ -54,7 +54,7 @@ def settings(source, shared_run, tmp_path):
 
 @pytest.fixture(scope="module")
 def expected(source, shared_run):
-    """Lines of JSON from one process: predictions, and problems."""
+    """JSON lines of an ordinary prediction: for good photos, and for the others."""
     config = predict_settings.Config(photos=(str(source),), batch_size=4, top=2)
     found = list(predicting.predict(config, classifier.load_run(str(shared_run))))
     _, as_json = output_formats.writer("jsonl", top=2, num_similar=0)
@@ -63,7 +63,7 @@ def expected(source, shared_run):
 
 
 def predict(settings, **more):
-    """Run a job whose last process always finds the cut photo."""
+    """Run a job, or its share; the one that ends last reports the cut photo."""
     predict_parts.predict(config_flags.build(predict_settings.Config, settings | more))
 
 
@@ -144,6 +144,17 @@ class TestInThisProcess:
             predict(settings, out=str(tmp_path / "mine"))
         assert files.folder_digest(tmp_path / "out") == before
 
+    def test_a_job_that_was_killed_while_it_began_is_written_whole(
+        self, settings, tmp_path
+    ):
+        predict(settings, shard="1/6")
+        facts = tmp_path / "out" / "job.json"
+        whole = facts.read_bytes()
+        for size in (0, 40):
+            facts.write_bytes(whole[:size])
+            predict(settings, shard="2/6")
+            assert facts.read_bytes() == whole
+
     def test_a_run_that_was_trained_again_is_another_job(self, settings, tmp_path):
         run = shutil.copytree(settings["run_dir"], tmp_path / "run")
         predict(settings, run_dir=str(run), shard="1/6")
@@ -161,9 +172,9 @@ class TestInThisProcess:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"out": "", "runner": "DaskRunner"}, "expected --out"),
-        ({"out": "", "shard": "1/2"}, "expected --out"),
-        ({"runner": "DaskRunner", "shard": "1/2"}, "one of the two"),
+        ({"out": "", "runner": "DaskRunner"}, "--runner: expected --out=FOLDER"),
+        ({"out": "", "shard": "1/2"}, "--shard: expected --out=FOLDER"),
+        ({"runner": "DaskRunner", "shard": "1/2"}, "only one of them"),
         ({"shard": "3/2"}, "expected N/COUNT"),
         ({"shard": "two"}, "expected N/COUNT"),
         ({"explain": "why"}, "--out and --explain"),
