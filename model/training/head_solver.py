@@ -20,6 +20,7 @@ import tensorflow as tf
 from model.loop import distributed, train_step, training_loop
 from model.loop.inputs import training_data
 from model.networks import head
+from pipeline.system import platform_support
 
 # Factors of half the kernel's squared norm, for scaled features; the strongest first.
 PENALTIES = tuple(10 ** (-n / 2) for n in range(1, 13))
@@ -124,7 +125,12 @@ class LinearLayer:
     def logits(self) -> np.ndarray:
         """Return the logits of all photos, float32 [num_photos, num_classes]."""
         kernel, bias = np.split(np.float32(self.solution), [-1])
-        return np.concatenate([np.asarray(x @ kernel) for x, _ in self.chunks]) + bias
+        return np.concatenate([np.asarray(x @ kernel) + bias for x, _ in self.chunks])
+
+    def free(self) -> None:
+        """Give up the features, which take most of the memory."""
+        self.chunks = []
+        platform_support.return_freed_memory()
 
     def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
         """Return kernel and bias for features that are not scaled."""
@@ -206,7 +212,7 @@ class HeadSolver(training_loop.TrainingLoop):
         result = self.finish_epoch(seconds, iterations=int(iterations), **figures)
         self._gain = before - self.best.validation_loss or math.inf
         if self.done:
-            self._linear.chunks = []  # most of the memory
+            self._linear.free()
         return result
 
     def state(self) -> dict[str, np.ndarray]:

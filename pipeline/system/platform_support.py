@@ -118,6 +118,12 @@ def release_pages(array: Any) -> None:
         array.base.madvise(mmap.MADV_DONTNEED)  # not on Windows
 
 
+def return_freed_memory() -> None:
+    """Return freed memory to the system; glibc keeps much of it for this process."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak_memory_bytes() -> int:
     """Return the largest memory use of this process so far; 0 if it is unknown."""
     peak = _resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss if _resource else 0

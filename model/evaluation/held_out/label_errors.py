@@ -4,11 +4,12 @@ The probabilities must come from a network that was not trained on the photo. Tr
 ends with a search of all photos: evaluation/doubts.csv and doubts.json of the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from model.evaluation.stored_logits import Predictions
 from model.runs import finished_run, run_folder
@@ -62,7 +63,7 @@ def find_doubts(
 
 
 def figures(
-    predictions: Predictions, source: str, chosen: Sequence[int] | None = None
+    predictions: Predictions, source: str, chosen: npt.ArrayLike | None = None
 ) -> dict[str, Any]:
     """Return all doubts, of which evaluation/<split>.json lists the first.
 
@@ -70,7 +71,7 @@ def figures(
     of the photos to search, by default all.
     """
     every = range(len(predictions.rows))
-    numbers = list(every if chosen is None else chosen)
+    numbers = np.array(every if chosen is None else chosen, np.int64)
     rows = [predictions.rows[n] for n in numbers]
     names, labels = predictions.class_names, predictions.labels[numbers]
     probabilities = predictions.probabilities()[numbers]

@@ -13,7 +13,7 @@ import numpy as np
 from model.evaluation.held_out import label_errors
 from model.evaluation.stored_logits import Predictions
 from model.loop import metrics, train_step, training_loop
-from model.loop.inputs import training_data
+from model.loop.inputs import near_copies, training_data
 from model.networks import head
 from model.runs import finished_run, run_folder
 from model.training import head_solver, staged_training, stages
@@ -27,6 +27,7 @@ _PENALTY = 0.1  # L2 penalty if the training has not chosen one
 # Of the solver in each fold; 1e-7 takes twice as long, and finds no more planted label
 # errors.
 _TOLERANCE = 1e-4
+_MOST_FITTED = 100_000  # photos of the temperature; of more, an even selection
 
 
 def write_doubts(network: staged_training.StagedTraining) -> None:
@@ -82,14 +83,16 @@ def _find(network: staged_training.StagedTraining) -> dict[str, Any]:
     )
     if _has_trained_layers(start.weights):
         source += ", whose layers a run has trained, perhaps on these labels"
+    known = np.flatnonzero(is_known)
+    fitted = near_copies.spread(known, _MOST_FITTED)
     predictions = Predictions(
         rows=rows,
         labels=labels,
         logits=logits,
         class_names=records.class_names,
-        temperature=metrics.fit_temperature(logits[is_known], labels[is_known]),
+        temperature=metrics.fit_temperature(logits[fitted], labels[fitted]),
     )
-    return label_errors.figures(predictions, source, np.flatnonzero(is_known).tolist())
+    return label_errors.figures(predictions, source, known)
 
 
 def _folds(records: manifest.Manifest) -> np.ndarray:
@@ -113,11 +116,11 @@ def out_of_fold(
     """Predict each photo by a linear layer that was solved on the other folds.
 
     `chunks` are features and labels of the photos, in parts, `folds` the fold of each
-    photo, int [num_photos]. Returns logits, float64 [num_photos, num_classes], and
+    photo, int [num_photos]. Returns logits, float32 [num_photos, num_classes], and
     whether other folds have photos of a photo's class, bool [num_photos].
     """
     layer = head_solver.LinearLayer(chunks, train_step.Loss(), num_classes)
-    logits = np.zeros((len(labels), num_classes))
+    logits = np.zeros((len(labels), num_classes), np.float32)
     is_known = np.zeros(len(labels), np.bool_)
     for fold in range(int(folds.max()) + 1):
         command_line.check_signals()
@@ -127,6 +130,7 @@ def out_of_fold(
         layer.solve(penalty, _TOLERANCE)
         logits[held_out] = layer.logits()[held_out]
         is_known[held_out] = np.isin(labels[held_out], labels[~held_out])
+    layer.free()
     return logits, is_known
 
 
