@@ -72,7 +72,8 @@ class Predictions:
 
     def probabilities(self) -> np.ndarray:
         """Return calibrated probabilities, float64 [num_examples, num_classes]."""
-        return np.exp(metrics.log_softmax(self.logits / self.temperature))
+        logs = metrics.log_softmax(self.logits / self.temperature)
+        return np.exp(logs, out=logs)
 
     def figures(self) -> dict[str, Any]:
         """Return everything evaluation/<split>.json holds about the photos."""

@@ -18,8 +18,10 @@ _LOG_TEMPERATURE_DEVIATION = 0.3  # before any photo is seen
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Return log-probabilities, float64 [num_examples, num_classes]."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    shifted = logits.astype(np.float64)
+    shifted -= logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -219,16 +221,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         prior = (log_t / _LOG_TEMPERATURE_DEVIATION) ** 2 / (2 * len(labels))
         return mean_loss(logits / math.exp(log_t), labels) + prior
 
-    # Golden-section search.
-    low, high = math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE)
-    golden = (math.sqrt(5) - 1) / 2
-    for _ in range(60):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if loss(left) <= loss(right):
-            high = right
-        else:
-            low = left
-    return math.exp((low + high) / 2)
+    import scipy.optimize  # takes 0.2 s
+
+    bounds = math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE)
+    options = {"xatol": 1e-9}
+    found = scipy.optimize.minimize_scalar(loss, bounds=bounds, options=options)
+    return math.exp(found.x)
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

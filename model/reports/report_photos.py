@@ -23,7 +23,7 @@ from pipeline.system import html_templates
 
 _NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_NEAR_COPIES = 24, 12, 24
 _MAX_CELL_PHOTOS = 24  # behind one cell of the confusion matrix
-MAX_BYTES = 9 << 20  # 9 MiB: total size of the thumbnails, as data URLs
+MAX_BYTES = 5 << 20  # 5 MiB: total size of the thumbnails, as data URLs
 _LARGE_PX, _SMALL_PX = 320, 112
 _HEAT_PX = 160
 _PHOTOS_AT_ONCE = 64
