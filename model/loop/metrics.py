@@ -214,14 +214,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
     """
+    import scipy.optimize  # takes 0.2 s
+
     if not len(labels):
         return 1.0
 
     def loss(log_t: float) -> float:
         prior = (log_t / _LOG_TEMPERATURE_DEVIATION) ** 2 / (2 * len(labels))
         return mean_loss(logits / math.exp(log_t), labels) + prior
-
-    import scipy.optimize  # takes 0.2 s
 
     bounds = math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE)
     options = {"xatol": 1e-9}
