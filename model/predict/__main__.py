@@ -30,13 +30,13 @@ def main(typed: dict[str, Any]) -> None:
     # Only now, so that wrong flags are refused at once.
     from pipeline.images import video_frames
 
-    named = video_frames.find(config.photos, in_folders=False)
-    has_photos = len(named) < len(config.photos)
+    named_videos = video_frames.find(config.photos, in_folders=False)
+    has_photos = len(named_videos) < len(config.photos)
     needs_photos = config.suggest or config.out
-    if named and (needs_photos or (config.sort_into and not has_photos)):
+    if named_videos and (needs_photos or (config.sort_into and not has_photos)):
         raise DataError(
-            f"{named[0]}: is a video. --suggest, --sort_into and --out expect photos "
-            "or folders. Leave it out, or save frames of it as photos first."
+            f"{named_videos[0]}: is a video. --suggest, --sort_into and --out expect "
+            "photos or folders. Leave it out, or save frames of it as photos first."
         )
     videos = video_frames.find(config.photos, in_folders=bool(config.every))
     if config.spans and not videos:
@@ -80,9 +80,9 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
         command_line.note("--sort_into copies photos; frames of videos are not copied")
     pool = suggestions.Pool(config, photo_classifier) if config.suggest else None
     count, unreadable = 0, []
-    spans = []  # text shows them after the frames
+    spans = []  # as text, they follow the frames
     for prediction in predicting.predict(config, photo_classifier, frames, pool):
-        count += not prediction.num_frames
+        count += not prediction.num_frames  # a span is none of them
         if prediction.problem:
             unreadable.append(prediction.photo)
         elif folder and prediction.time_s is None:
@@ -92,7 +92,7 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
             _write(text, raw=raw)
         elif config.format == "text" and not config.spans:
             spans.append(text)
-    _write("".join(["spans of the same answer:\n"] * bool(spans) + spans), raw=raw)
+    _write("spans of the same answer:\n" * bool(spans) + "".join(spans), raw=raw)
     if pool:
         count += pool.num_photos
         _write("".join(map(format_prediction, pool.suggest())), raw=raw)
