@@ -29,9 +29,11 @@ def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
     from pipeline.convert import conversion
     from pipeline.convert.convert_settings import Config
 
+    if not (source := config_flags.with_home(source)):
+        raise UsageError("source: expected a folder of photos")
     out = out or _records_beside(source)
     typed = config_flags.from_python({**settings, "out": out}, Config)
-    config = config_flags.build(Config, {**typed, "source": os.fspath(source)})
+    config = config_flags.build(Config, {**typed, "source": source})
     summary = conversion.convert(config)
     for note in (*summary.notes, *summary.findings):
         command_line.log(note)
@@ -57,7 +59,8 @@ def train(data: _Path = "", **settings: Any) -> Run:
         return load(command.resume(run_dir))
     if not data:
         raise UsageError("data: expected a folder of photos or of records")
-    configs = recipe.combinations({**typed, "data": os.fspath(data)})
+    data = config_flags.with_home(data)
+    configs = recipe.combinations({**typed, "data": data})
     if not Path(data, manifest.HEAD_NAME).exists():
         folder = os.fspath(convert(data).directory)
         configs = recipe.combinations({**typed, "data": folder})
@@ -75,10 +78,12 @@ def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
 
     typed = config_flags.from_python(settings, Config, without=_OTHER_TASKS)
     folder = run.directory if isinstance(run, Run) else run
-    typed["run_dir"] = os.fspath(folder)
+    typed["run_dir"] = config_flags.with_home(folder)
     config = command.settings(typed)
     figures = command.evaluate(config)
     command.check_gates(figures, config)
+    for name in {"report", "written"} & figures.keys():
+        figures[name] = str(Path(figures[name]).absolute())
     return Evaluation(figures=figures)
 
 
@@ -90,9 +95,10 @@ def load(run_dir: _Path = "runs/latest") -> Run:
     _prepare_tensorflow()
     from model.runs import run_folder, run_list
 
-    if (folder := run_list.find(run_dir)).joinpath(run_folder.REPEATS).exists():
-        return Run(directory=folder)
-    return Run(directory=run_list.read(os.fspath(run_dir)).directory)
+    folder = run_list.find(config_flags.with_home(run_dir))
+    if not (folder / run_folder.REPEATS).exists():
+        folder = run_list.read(str(folder)).directory
+    return Run(directory=folder.absolute())  # the current folder may change
 
 
 def _records_beside(source: _Path) -> Path:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from pipeline.records import manifest
 from pipeline.system import config_flags, html_templates
+from pipeline.system.errors import UsageError
 
 _Path = str | os.PathLike[str]
 _THUMBNAIL_PX = 160
@@ -158,7 +159,7 @@ class Evaluation:
         from model.reports import text_report
 
         path = self.report
-        if path is None or path.stat().st_size > _MAX_REPORT_BYTES:
+        if path is None or not path.exists() or path.stat().st_size > _MAX_REPORT_BYTES:
             text = text_report.evaluation(dict(self.figures))
             return f"<pre>{html.escape(text)}</pre>"
         frame = '<iframe srcdoc="{}" width="100%" height="640"></iframe>'
@@ -203,8 +204,17 @@ class Run:
         from model.predict import predicting
         from model.predict.predict_settings import Config
 
-        given = [photos] if isinstance(photos, str | os.PathLike) else [*photos]
-        names = tuple(os.fspath(photo) for photo in given)
+        is_one = isinstance(photos, str | os.PathLike)
+        several: Any = [photos] if is_one else photos
+        try:
+            names = tuple(config_flags.with_home(os.fsdecode(p)) for p in several)
+        except TypeError as error:
+            raise UsageError(
+                "photos: expected the path of a photo or folder, or several, found "
+                f"{type(photos).__name__}. Save pictures in memory as files first"
+            ) from error
+        if not all(names):
+            raise UsageError("photos: '' is no path of a photo or folder")
         others = config_flags.settings_of(Config).keys() - _SETTINGS
         typed = config_flags.from_python(settings, Config, without=others)
         typed |= {"photos": names, "run_dir": str(self.directory)}
@@ -219,10 +229,9 @@ class Run:
                 stranger_score=found.stranger_score,
                 problem=found.problem,
             )
-            for found in predicting.predict(config, self._classifier)
+            for found in (predicting.predict(config, self._classifier) if names else ())
         )
-        is_one = isinstance(photos, str | os.PathLike) and not Path(photos).is_dir()
-        return answers[0] if is_one else answers
+        return answers[0] if is_one and not Path(names[0]).is_dir() else answers
 
     def export(self, format: str = "saved_model", out: _Path = "", **more: Any) -> Path:
         """Export the classifier for other tools; return the path of the file or folder.
@@ -244,6 +253,8 @@ class Run:
 
     def __repr__(self) -> str:
         facts = self.to_dict()
+        if problem := facts.get("problem"):
+            return f"Run({problem})"
         accuracy = facts.get("accuracy")
         text = "not evaluated" if accuracy is None else f"accuracy {accuracy:.4f}"
         return f"Run({str(self.directory)!r}: {facts.get('network')}, {text})"

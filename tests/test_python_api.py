@@ -1,12 +1,14 @@
 """Use Graft from Python as a user's program and notebook do."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 
 import graft
@@ -93,6 +95,30 @@ def test_a_notebook_counts_the_predictions_that_it_does_not_show():
     assert "more" not in results.Predictions([unreadable] * 50)._repr_html_()
 
 
+def test_what_is_no_path_of_a_photo_is_said(run):
+    for photos, message in ((b"\xff\xd8", "found bytes. Save"), ("", "'' is no path")):
+        with pytest.raises(graft.UsageError, match=message):
+            run.predict(photos)
+    assert run.predict(iter([])) == ()
+
+
+def test_a_run_is_found_from_another_folder_and_a_removed_one_is_said(
+    run, folder, tmp_path, monkeypatch
+):
+    shutil.copytree(run.directory, tmp_path / "copy" / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "copy")
+    copy = graft.load("a")
+    assert graft.load("~/copy/a").to_dict() == copy.to_dict()
+    evaluation = graft.evaluate("a", report=True)
+    monkeypatch.chdir("/")
+    assert evaluation.report == tmp_path / "copy" / "a" / "evaluation" / "test.html"
+    assert copy.predict(folder / "red" / "red001.jpg").answer in run.class_names
+    shutil.rmtree(copy.directory)
+    assert "no such run folder" in repr(copy)
+    assert evaluation._repr_html_().startswith("<pre>")
+
+
 @pytest.mark.parametrize("name", ["every", "spans", "sort_as", "suggest_into"])
 def test_settings_of_videos_and_of_output_are_none_of_a_prediction(run, folder, name):
     with pytest.raises(graft.UsageError, match=f"{name}: no such setting"):
@@ -112,7 +138,9 @@ def test_an_evaluation_has_its_interval_and_report(run):
 
 
 def test_a_second_training_in_the_same_process_is_the_same(folder, run):
-    again = graft.train(folder, run_dir=folder.with_name("runs") / "b", **SMALL)
+    numbers = {"epochs": np.int64(SMALL["epochs"])}
+    runs = folder.with_name("runs")
+    again = graft.train(folder, run_dir=runs / "b", **{**SMALL, **numbers})
     photo = folder / "blue" / "blue002.jpg"
     assert again.predict(photo).classes == run.predict(photo).classes
 
@@ -121,7 +149,9 @@ def test_a_second_training_in_the_same_process_is_the_same(folder, run):
     "settings, message",
     [
         ({"epoch": 3}, "epoch: no such setting. Did you mean epochs?"),
-        ({"epochs": "3"}, "--epochs=3: expected 0 or more"),
+        ({"epochs": "three"}, "--epochs=three: expected a whole number"),
+        ({"epochs": 1.0}, "--epochs=1.0: expected a whole number"),
+        ({"ckpt": False}, "--ckpt=False: neither a file nor a name"),
         ({"plan": True}, "plan, find_rate: these are for the command"),
         ({"ckpt": ["alexnet", "nothing"]}, "nothing"),
     ],

@@ -58,7 +58,8 @@ def began_s(directory: Path) -> float:
         return min(times)
     # That of folds or seeds is written again when one of them ends.
     names = (run_folder.CONFIG_NAME, run_folder.REPEATS)
-    return min(p.lstat().st_mtime for p in directory.rglob("*.json") if p.name in names)
+    files = [p for p in directory.rglob("*.json") if p.name in names]
+    return min((file.lstat().st_mtime for file in files), default=0.0)
 
 
 def _facts_of_run(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 _KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
+_HOLD_PATHS = ("FOLDER", "FOLDERS", "FILE", "FILES", "PATH", "NAME", "RUN")
 _MAX_NAMES = 40  # in a suggestion
 _LIMIT = 1 << 63  # whole numbers from here on are too large for libraries
 # Names that people try -> settings that they may mean.
@@ -91,6 +92,8 @@ class Setting:
         if self.several and "," in text:
             return tuple(self.parse(name, part.strip()) for part in text.split(","))
         kind = type(self.default)
+        if kind is str and self.value in _HOLD_PATHS:
+            return ",".join(map(with_home, text.split(",")))
         try:
             if kind in (int, float) and ("_" in text or not text.isascii()):
                 raise ValueError  # Python reads 1_0 and the digits of all scripts
@@ -107,6 +110,9 @@ class Setting:
             )
         kind, expected = type(self.default), self.bounds or self.type_name
         fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits:  # in a recipe or from Python
+            value = repr(value)
+            expected = ", ".join(filter(None, (self.type_name, self.bounds)))
         if fits and self.choices:
             fits, expected = value in self.choices, suggestion(value, self.choices)
         elif fits and kind in (int, float):
@@ -125,6 +131,11 @@ def check_folder(name: str, folder: Path) -> None:
     """Raise ValueError if a path that should be a folder is a file, or below a file."""
     if file := next(filter(Path.is_file, (folder, *folder.parents)), None):
         raise ValueError(f"{name}: {file} is a file. Expected a folder")
+
+
+def with_home(path: str | os.PathLike[str]) -> str:
+    """Return a path with the home folder for ~, which shells leave in --out=~/a."""
+    return os.path.expanduser(path)  # noqa: PTH111 Path would change gs://bucket
 
 
 def setting(default: Any, help: str, **details: Any) -> Any:
@@ -195,8 +206,8 @@ def from_python(
 ) -> dict[str, Any]:
     """Return {name: value} as `parse` does, of settings that a program passes.
 
-    Paths and lists become texts, and None stands for the default. An unknown name, or
-    one in `without`, raises UsageError.
+    Values, also paths, lists and NumPy's numbers, are read as the texts of flags; None
+    stands for the default. An unknown name, or one in `without`, raises UsageError.
     """
     known = {n: s for n, s in settings_of(*kinds).items() if n not in without}
     typed = {}
@@ -207,12 +218,9 @@ def from_python(
                 f"{name}: no such setting" + f". Did you mean {near}?" * bool(near)
             )
         if isinstance(value, list | tuple):
-            several = tuple(value)
-            value = several if known[name].several else ",".join(map(str, several))
-        elif isinstance(value, os.PathLike):
-            value = os.fspath(value)
+            value = ",".join(map(str, value))
         if value is not None:
-            typed[name] = value
+            typed[name] = known[name].parse(name, str(value))
     return typed
 
 

@@ -61,6 +61,13 @@ def test_flags_are_read_in_all_their_forms(words, values):
     assert config_flags.parse(words, SETTINGS) == (values, [], [])
 
 
+def test_a_home_folder_is_expanded_as_shells_do_not(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    place = config_flags.Setting(default="", help="", group="", value="FILES")
+    assert place.parse("lists", "~/a,~/b,c~") == "/home/ann/a,/home/ann/b,c~"
+    assert dataclasses.replace(place, value="REGEX").parse("x", "~/a") == "~/a"
+
+
 def test_arguments_and_unknown_flags_are_told_apart_from_flags():
     words = ["a", "--other=1", "--nosize", "-", "--size=2", "--", "--dark"]
     values, unknown, arguments = config_flags.parse(words, SETTINGS)
@@ -95,7 +102,7 @@ def test_a_wrong_number_of_arguments_is_refused(words, message):
     ("values", "message"),
     [
         ({"size": 0}, "--size=0: expected above 0"),
-        ({"size": 1.5}, "--size=1.5: expected above 0"),
+        ({"size": 1.5}, "--size=1.5: expected a whole number, above 0"),
         ({"red": 1.0}, "--red=1.0: expected 0 or more, below 1"),
         ({"red": float("nan")}, "--red=nan: expected 0 or more, below 1"),
         ({"dark": 1}, "--dark=1: expected true or false"),
