@@ -36,7 +36,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """Folder of programs of an environment with the wheel, and the packages of ours."""
+    """Programs of a new environment that has the wheel and the packages of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     (place,) = folder.glob("lib/python*/site-packages")
@@ -49,7 +49,7 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory):
-    """Folder of a user, whose modules have the names of Graft's."""
+    """Folder of a user, with modules that have the same names as Graft's."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("model", "pipeline", "train", "evaluate", "utils"):
         (folder / f"{name}.py").write_text(

@@ -1,4 +1,4 @@
-"""The commands where Python lacks what Linux has; see tests/support/other_systems."""
+"""Run the commands where Python lacks what Linux has; see support/other_systems."""
 
 import json
 import zipfile
@@ -53,13 +53,13 @@ def test_records_weights_and_answers_are_those_of_linux(tmp_path, weights_cache)
         photo = drawn_photos.encode_photo()
         answer = requests.post(server.url + "predict", data=photo, timeout=60).json()
         code, log = server.stop()
-    told = json.loads((folders["here"] / "answers").read_text().splitlines()[-1])
-    assert answer["classes"][0]["class"] == told["answer"]
+    printed = json.loads((folders["here"] / "answers").read_text().splitlines()[-1])
+    assert answer["classes"][0]["class"] == printed["answer"]
     assert (code, log.splitlines()[-1]) == (130, "stopped by SIGINT")
 
 
 def digests(folder):
-    """Return those of a folder's files that have no times and no device in them."""
+    """Return the digests of a folder's files, except files with times or a device."""
     found = files.folder_digest(folder)
     return {name: found[name] for name in found if not name.endswith(("html", ".json"))}
 

@@ -68,7 +68,7 @@ class BeamJobs:
         try:
             import apache_beam
             from apache_beam.options import pipeline_options
-            from apache_beam.runners.dask import dask_runner
+            from apache_beam.runners.dask.dask_runner import DaskRunner
             from apache_beam.runners.portability.fn_api_runner import fn_runner
         except ImportError as error:
             raise DataError(
@@ -76,10 +76,7 @@ class BeamJobs:
                 "python -m pip install 'apache-beam>=2.77' 'dask[distributed]'"
             ) from error
         # The name DirectRunner means a runner of Beam that tries to download another.
-        runners = {
-            "DirectRunner": fn_runner.FnApiRunner,
-            "DaskRunner": dask_runner.DaskRunner,
-        }
+        runners = {"DirectRunner": fn_runner.FnApiRunner, "DaskRunner": DaskRunner}
         self._name = runner
         self._runner = runners[runner]() if runner in runners else runner
         if runner == "DaskRunner" and "partition" not in str(flags):
