@@ -11,8 +11,9 @@ from typing import Any
 
 from graft.results import Evaluation, Records, Run
 from pipeline.records import manifest
-from pipeline.system import command_line, config_flags
+from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.errors import UsageError, UserError
+from pipeline.system.remote import mirror
 
 __all__ = ["UsageError", "UserError", "convert", "evaluate", "load", "train"]
 
@@ -21,6 +22,7 @@ _Path = str | os.PathLike[str]
 _OTHER_TASKS = ("list", "runs_dir", "sort", "json", "runs", "strangers", "run_dir")
 
 
+@mirror.copied_back()
 def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
     """Convert a folder of photos to records, or update records after photos changed.
 
@@ -33,13 +35,15 @@ def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
         raise UsageError("source: expected a folder of photos")
     out = out or _records_beside(source)
     typed = config_flags.from_python({**settings, "out": out}, Config)
-    config = config_flags.build(Config, {**typed, "source": source})
+    typed = mirror.localized({**typed, "source": source}, ("source", "out"))
+    config = config_flags.build(Config, typed)
     summary = conversion.convert(config)
     for note in (*summary.notes, *summary.findings):
         command_line.log(note)
     return Records(manifest=summary.manifest)
 
 
+@mirror.copied_back()
 def train(data: _Path = "", **settings: Any) -> Run:
     """Train a classifier: by default a new head on frozen pretrained layers.
 
@@ -52,7 +56,7 @@ def train(data: _Path = "", **settings: Any) -> Run:
     from model.training import settings as train_settings
 
     kinds = (train_settings.Action, train_settings.Config)
-    typed = config_flags.from_python(settings, *kinds)
+    typed = mirror.localized(config_flags.from_python(settings, *kinds))
     if typed.get("plan") or typed.get("find_rate"):
         raise UsageError("plan, find_rate: these are for the command: graft train")
     if run_dir := train_settings.run_to_resume(typed):
@@ -60,13 +64,14 @@ def train(data: _Path = "", **settings: Any) -> Run:
     if not data:
         raise UsageError("data: expected a folder of photos or of records")
     data = config_flags.with_home(data)
-    configs = recipe.combinations({**typed, "data": data})
-    if not Path(data, manifest.HEAD_NAME).exists():
-        folder = os.fspath(convert(data).directory)
-        configs = recipe.combinations({**typed, "data": folder})
+    if not (file_system.path(data) / manifest.HEAD_NAME).exists():
+        recipe.combinations({**typed, "data": data})  # refuses wrong settings now
+        data = os.fspath(convert(data).directory)
+    configs = recipe.combinations({**typed, "data": mirror.localized(data)})
     return load(command.train(configs))
 
 
+@mirror.copied_back()
 def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
     """Evaluate a run on its test photos, or on those of `data`, and write a report.
 
@@ -79,7 +84,7 @@ def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
     typed = config_flags.from_python(settings, Config, without=_OTHER_TASKS)
     folder = run.directory if isinstance(run, Run) else run
     typed["run_dir"] = config_flags.with_home(folder)
-    config = command.settings(typed)
+    config = command.settings(mirror.localized(typed))
     figures = command.evaluate(config)
     command.check_gates(figures, config)
     for name in {"report", "written"} & figures.keys():
@@ -87,6 +92,7 @@ def evaluate(run: "Run | _Path" = "runs/latest", **settings: Any) -> Evaluation:
     return Evaluation(figures=figures)
 
 
+@mirror.copied_back()
 def load(run_dir: _Path = "runs/latest") -> Run:
     """Open a run folder; "best" means the run in runs/ with the lowest validation loss.
 
@@ -95,14 +101,14 @@ def load(run_dir: _Path = "runs/latest") -> Run:
     _prepare_tensorflow()
     from model.runs import run_folder, run_list
 
-    folder = run_list.find(config_flags.with_home(run_dir))
+    folder = run_list.find(mirror.localized(config_flags.with_home(run_dir)))
     if not (folder / run_folder.REPEATS).exists():
         folder = run_list.read(str(folder)).directory
     return Run(directory=folder.absolute())  # the current folder may change
 
 
 def _records_beside(source: _Path) -> Path:
-    folder = Path(source).absolute()
+    folder = file_system.path(os.fspath(source)).absolute()
     return folder.with_name(f"{folder.name}-records")
 
 

@@ -11,8 +11,9 @@ from typing import Any, overload
 from markupsafe import Markup
 
 from pipeline.records import manifest
-from pipeline.system import config_flags, html_templates
+from pipeline.system import config_flags, file_system, html_templates
 from pipeline.system.errors import UsageError
+from pipeline.system.remote import mirror
 
 _Path = str | os.PathLike[str]
 _THUMBNAIL_PX = 160
@@ -96,7 +97,7 @@ class Prediction:
         def encoded(photo: str) -> bytes:
             return record_image.encode_for_record(photo_files.read(photo)).encoded
 
-        shown = [] if self.problem else [self.photo]
+        shown = [] if self.problem else [mirror.localized(self.photo)]
         urls = photo_review.thumbnail_urls(encoded, shown, _THUMBNAIL_PX)
         pictures = (Markup('<img src="{}" alt=""><br>').format(url) for url in urls)
         rows = [(name, f"{value:.4f}") for name, value in self.classes.items()]
@@ -194,6 +195,7 @@ class Run:
     @overload
     def predict(self, photos: Sequence[_Path], **settings: Any) -> Predictions: ...
 
+    @mirror.copied_back()
     def predict(
         self, photos: _Path | Sequence[_Path], **settings: Any
     ) -> Prediction | Predictions:
@@ -218,10 +220,10 @@ class Run:
         others = config_flags.settings_of(Config).keys() - _SETTINGS
         typed = config_flags.from_python(settings, Config, without=others)
         typed |= {"photos": names, "run_dir": str(self.directory)}
-        config = config_flags.build(Config, typed)
+        config = config_flags.build(Config, mirror.localized(typed))
         answers = Predictions(
             Prediction(
-                photo=found.photo,
+                photo=file_system.named(found.photo),
                 answer=found.answer or None,
                 probability=found.probability,
                 classes=dict(found.classes),
@@ -231,8 +233,10 @@ class Run:
             )
             for found in (predicting.predict(config, self._classifier) if names else ())
         )
-        return answers[0] if is_one and not Path(names[0]).is_dir() else answers
+        is_one = is_one and not Path(config.photos[0]).is_dir()
+        return answers[0] if is_one else answers
 
+    @mirror.copied_back()
     def export(self, format: str = "saved_model", out: _Path = "", **more: Any) -> Path:
         """Export the classifier for other tools; return the path of the file or folder.
 

@@ -11,7 +11,6 @@ import pipeline.start  # noqa: F401 # isort: skip
 import collections
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 from pipeline.grouping import split_assignment
@@ -19,6 +18,7 @@ from pipeline.records import manifest, manifest_row, staging
 from pipeline.records.manifest import SPLITS, Manifest
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
+from pipeline.system.remote import mirror
 
 _setting = functools.partial(config_flags.setting, group="Split", basic=True)
 _share = functools.partial(_setting, lower=0, upper=1)
@@ -64,7 +64,7 @@ class Config:
 
 def resplit(config: Config) -> Manifest:
     """Write a new split into the manifest."""
-    directory = Path(config.data)
+    directory = mirror.local(config.data, upload=staging.upload)
     if not (directory / staging.PARTIAL_NAME).exists():
         manifest.read(directory)  # before anything is written there
     with staging.staged(directory) as partial:
@@ -130,4 +130,4 @@ def main(typed: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, Config)
+    command_line.run(main, Config, in_buckets=["data"])

@@ -3,6 +3,7 @@
 What the fixtures are made of stands in tests/support.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -31,7 +32,9 @@ from model.training import settings, staged_training, train_run
 from model.training.repeats import out_of_fold
 from model.weights import naming_conventions
 from pipeline.records import manifest
+from pipeline.system.remote import mirror
 from tests.support import conversions, drawn_photos, http_server, networks
+from tests.support import stores as stores_of_tests
 
 hypothesis.settings.register_profile("busy", deadline=None)  # as a machine may be
 hypothesis.settings.load_profile("busy")
@@ -152,6 +155,27 @@ def shared_run(shared_records, weights_cache, tmp_path_factory):
             learning_rate=1e-3,
         )
         return train_run.train(config)
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """Environments of buckets, as stores.SERVERS provides them."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            scheme: stack.enter_context(serve())
+            for scheme, serve in stores_of_tests.SERVERS.items()
+        }
+
+
+@pytest.fixture
+def new_bucket(stores, monkeypatch, tmp_path):
+    """A function from a scheme, such as "s3", to the address of a new bucket."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for environment in stores.values():
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+    with mirror.copied_back():
+        yield stores_of_tests.new_bucket
 
 
 @pytest.fixture

@@ -190,8 +190,8 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "google": "protobuf",
 }
-# Libraries that other libraries import for us: forms of Starlette, runners of Beam.
-INDIRECT = {"python-multipart", "dask"}
+# Libraries that other libraries import for us: runners of Beam, stores of fsspec.
+INDIRECT = {"dask", "gcsfs", "s3fs"}
 
 
 def test_what_is_imported_is_declared_and_nothing_else():

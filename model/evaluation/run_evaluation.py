@@ -47,7 +47,7 @@ class EvaluationData:
     @property
     def source(self) -> str:
         """Folder of the photos or of the records, for messages and figures."""
-        return self.folder or str(self.records.directory)
+        return file_system.named(self.folder or str(self.records.directory))
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -84,7 +84,7 @@ def describe(run: FinishedRun) -> str:
         line += f", {run.white_level} is white in 16-bit pictures"
     path = stored_logits.find(run, "test", run.manifest_digest, by_anybody=True)
     if path is None:
-        folder = os.path.relpath(run.directory)
+        folder = run_folder.shown(run.directory)
         return f"{line}, not evaluated yet: python evaluate.py --run_dir={folder}"
 
     def accuracy(figures: Any) -> str:

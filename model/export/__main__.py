@@ -30,4 +30,4 @@ def main(typed: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, Config)
+    command_line.run(main, Config, in_buckets=["out"])

@@ -28,6 +28,7 @@ from model.weights import model_variables, weight_file
 from pipeline.batches import image_batches
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
+from pipeline.system.remote import mirror
 
 # The largest difference allowed between two probabilities. Another library adds in
 # another order. Where it also resizes (ONNX), a pixel halfway between two levels may be
@@ -117,7 +118,8 @@ def export_classifier(config: Config) -> Exported:
 def choose_path(run_dir: Path, config: Config) -> Path:
     """Return --out or the default in the run's folder, if it may be replaced."""
     kind = "" if config.quantize == "none" else f"-{config.quantize}"
-    path = Path(config.out)
+    place = file_system.path(config.out)  # with other files beside it
+    path = mirror.local(str(place.parent)) / place.name
     if not config.out:
         path = run_dir / "exported" / _NAMES[config.format].format(kind)
         file_system.refuse_link(path.parent)

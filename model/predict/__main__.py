@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.predict.predict_settings import Config
 from model.predict.unlabelled import sorted_photos
-from pipeline.system import command_line, config_flags
+from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _predict(config: Config, frames: "VideoFrames") -> None:
 
 def _write(text: str, *, raw: bool) -> None:
     """Write results: unchanged for programs, without control characters for people."""
-    sys.stdout.write(text if raw else command_line.shown(text))
+    sys.stdout.write(file_system.named(text) if raw else command_line.shown(text))
 
 
 if __name__ == "__main__":

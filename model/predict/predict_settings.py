@@ -163,8 +163,11 @@ class Config:
             raise ValueError("--runner and --shard: expected only one of them")
         if ways and not self.out:
             raise ValueError(f"{ways[0]}: expected --out=FOLDER with it")
-        if self.out and (self.format == "csv" or file_system.is_remote(self.out)):
-            raise ValueError("--out: expected JSON lines, in a folder of this machine")
+        places = map(file_system.named, (self.out, *self.photos))
+        is_remote = any(map(file_system.is_remote, places))
+        if self.out and (self.format == "csv" or is_remote):
+            expected = "JSON lines, and photos and a folder of this machine"
+            raise ValueError(f"--out: expected {expected}")
         number, _, count = self.shard.partition("/")
         is_share = number.isdecimal() and count.isdecimal()
         if not (is_share and 1 <= int(number) <= int(count)):

@@ -15,6 +15,7 @@ from pipeline.images import file_headers
 from pipeline.records import manifest
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
+from pipeline.system.remote import mirror
 
 # What reading damaged JSON raises.
 JSON_FAULTS = (
@@ -180,7 +181,7 @@ class FinishedRun:
 
     def records_folder(self, data: str = "") -> Path:
         """Return the folder of the run's records: `data`, or the one it trained on."""
-        folder = Path(data or self.config["data"]["path"])
+        folder = mirror.local(data or self.config["data"]["path"])
         if not data and run_folder.is_fold(self.directory):  # also if that was moved
             beside = self.directory.parent / run_folder.FOLD_RECORDS
             folder = beside / self.directory.name

@@ -85,7 +85,8 @@ def digest_of(content: Any) -> str:
 def shown(directory: Path) -> Path:
     """Resolve links of a path, and make it relative if it lies below this folder."""
     path, here = directory.resolve(), Path.cwd()
-    return path.relative_to(here) if here in path.parents else path
+    is_copy = file_system.named(str(path)) != str(path)
+    return path.relative_to(here) if here in path.parents and not is_copy else path
 
 
 @contextlib.contextmanager
@@ -219,7 +220,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the folder atomically."""
-        self.write_text(name, json.dumps(content, indent=2) + "\n")
+        text = file_system.named(json.dumps(content, indent=2))
+        self.write_text(name, text + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the folder atomically."""

@@ -16,6 +16,7 @@ from pipeline.records import manifest
 from pipeline.records.manifest import Manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError, UsageError
+from pipeline.system.remote import mirror
 
 SCRATCH = "scratch"  # run folder, inside the run, of the network from a random start
 
@@ -53,6 +54,7 @@ def _photos(records: Manifest, *splits: str) -> dict[str, list[str]]:
 def resume(run_dir: Path) -> Path:
     """Continue a stopped training, as if it had never stopped; return its folder."""
     directory, facts = finished_run.read_unfinished(run_dir)
+    facts = mirror.localized(facts)
     # The defaults for these may differ from what was chosen then.
     chosen = {name: facts[name] for name in ("features", "precision")}
     config = settings.from_run(

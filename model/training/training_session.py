@@ -16,6 +16,7 @@ from model.training.repeats import out_of_fold
 from model.training.staged_training import StagedTraining
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
+from pipeline.system.remote import mirror
 
 # Seconds between two writings of the best model so far.
 _SAVE_EVERY_S = 60.0
@@ -61,6 +62,8 @@ class TrainingSession:
         """
         lock = snapshots.locked if self._is_chief else contextlib.nullcontext
         with lock(self._directory), self._ending():
+            if self._is_chief:
+                mirror.keep(self._directory)
             self._begin()
             while waiting := [n for n in self._networks if not n.done]:
                 network = min(waiting, key=lambda n: len(n.results))

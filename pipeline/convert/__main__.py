@@ -58,4 +58,4 @@ def main(typed: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, Config, passes_on="beam_flags")
+    command_line.run(main, Config, passes_on="beam_flags", in_buckets=("source", "out"))

@@ -26,6 +26,7 @@ from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import Source
 from pipeline.system import command_line, file_system, program_name
 from pipeline.system.errors import DataError
+from pipeline.system.remote import mirror
 
 # Part of a file: its name, relative to the data set, and start and size in bytes.
 Extent = tuple[str, int, int]
@@ -60,6 +61,9 @@ def convert(config: Config) -> Summary:
     if config.missing_classes == "refuse":
         photo_source.check_given(source)
     _check_output(directory, source)
+    if config.runner == "local":
+        directory = mirror.local(config.out, upload=staging.upload)
+        config = dataclasses.replace(config, out=str(directory))
     corrections = label_corrections.read(config.corrections, source.class_names)
     with staging.staged(directory) as partial:
         previous = _read_previous(directory, source, config)

@@ -22,6 +22,7 @@ from pipeline.records.previous_dataset import PreviousDataset, outdated_rows
 from pipeline.sources.photo_source import Source, SourcePhoto
 from pipeline.system import command_line, file_system, platform_support, process_pool
 from pipeline.system.errors import DataError
+from pipeline.system.remote.bucket import BucketPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,22 +192,25 @@ def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
 def read(root: Path, photo: SourcePhoto) -> bytes:
     """Read a photo of a source, or raise ImageError; never wait for a pipe."""
     name, offset, length = photo.span or (photo.path, 0, None)
-    path = f"{root}/{name}"
     try:
-        with (
-            file_system.path(path).open("rb")
-            if file_system.is_remote(path)
-            else open(path, "rb", opener=open_regular)
-        ) as file:
+        if file_system.is_remote(str(root)):
+            path = BucketPath(f"{root}/{name}")
+            size = path.stat().st_size if length is None else length
+            return path.read(offset, _checked_size(size))
+        with open(f"{root}/{name}", "rb", opener=open_regular) as file:
             size = file.seek(0, os.SEEK_END) if length is None else length
-            if size > _MAX_FILE_BYTES:
-                message = f"larger than {_MAX_FILE_BYTES >> 20} MB, so not a photo"
-                raise ImageError(Code.TOO_MANY_BYTES, message)
             file.seek(offset)
-            return file.read(size)
+            return file.read(_checked_size(size))
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         raise ImageError(Code.UNREADABLE, message) from error
+
+
+def _checked_size(size: int) -> int:
+    if size > _MAX_FILE_BYTES:
+        message = f"larger than {_MAX_FILE_BYTES >> 20} MB, so not a photo"
+        raise ImageError(Code.TOO_MANY_BYTES, message)
+    return size
 
 
 def open_regular(path: str, flags: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
+from pipeline.system.remote import mirror
 
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
@@ -52,6 +53,14 @@ def staged(directory: Path) -> Iterator[Path]:
         finally:
             if not (partial / COMMIT_NAME).exists():
                 file_system.remove_tree(partial)
+
+
+def upload(folder: Path, place: str, changed: list[str], gone: list[str]) -> None:
+    """Make records in a bucket equal to their copy, by `commit`; see mirror.local."""
+    directory = file_system.path(place)
+    with staged(directory) as partial:
+        mirror.put(folder, str(partial), changed)
+        commit(directory, [name[1:] for name in gone if "/." not in name])
 
 
 def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:

@@ -12,6 +12,7 @@ from pipeline.records import tfrecord
 from pipeline.records.manifest_row import Row
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
+from pipeline.system.remote.bucket import BucketPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +145,9 @@ class StoredPhotos:
     def record(self, row: Row) -> Record:
         """Return the record of a row; raise DataError or OSError if that fails."""
         path = self.directory / row.file
-        if file_system.is_remote(str(path)) or not hasattr(os, "pread"):
+        if file_system.is_remote(str(path)):
+            data = BucketPath(str(path)).read(row.offset, row.length)
+        elif not hasattr(os, "pread"):
             with path.open("rb") as file:
                 file.seek(row.offset)
                 data = file.read(row.length)

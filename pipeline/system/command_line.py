@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import tqdm
 
-from pipeline.system import config_flags, flag_help, program_name
+from pipeline.system import config_flags, file_system, flag_help, program_name
 from pipeline.system.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -64,14 +64,18 @@ def run(
     main: Callable[[dict[str, Any]], None],
     *kinds: "type[DataclassInstance]",
     passes_on: str = "",
+    in_buckets: Collection[str] = (),
 ) -> None:
     """Run a command and turn what it raises into an exit code.
 
     `main` is a function of {name: value}, the flags and arguments that the user typed;
     the docstring of its module is the head of the help. `kinds` are dataclasses with
     these as fields. Unknown flags, which may be another program's, are passed to `main`
-    under the name `passes_on`; "" refuses them.
+    under the name `passes_on`; "" refuses them. Places in buckets are copied to the
+    cache, except those of settings in `in_buckets`.
     """
+    from pipeline.system.remote import mirror  # which imports this module
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     _prepare_streams()
@@ -83,7 +87,8 @@ def run(
             say(typed)
         else:
             try:
-                main(typed)
+                with mirror.copied_back():
+                    main(mirror.localized(typed, {passes_on, *in_buckets}))
             finally:
                 sys.stderr = stderr  # see `name_process`
         sys.stdout.flush()
@@ -229,13 +234,13 @@ def say(*texts: str) -> None:
 
 def shown(text: str) -> str:
     """Return text that is safe to print: file names can hold commands of a terminal."""
-    text = program_name.as_called(text)
+    text = file_system.named(program_name.as_called(text))
     return _UNSHOWN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def as_utf8(text: str) -> str:
-    r"""Return text that UTF-8 can encode: the byte 0xff of a name becomes "\xff"."""
-    return text.encode("utf-8", _ESCAPED).decode("utf-8")
+    r"""Return text for a file in UTF-8: the byte 0xff of a name becomes "\xff"."""
+    return file_system.named(text).encode("utf-8", _ESCAPED).decode("utf-8")
 
 
 def one_line(text: str) -> str:

@@ -6,6 +6,7 @@ path of this machine.
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import re
@@ -30,6 +31,7 @@ _LEFTOVER = re.compile(rf"\.(.+)\.{_MACHINE}-(\d{{1,9}})\.(partial.*|old)", re.D
 # Source: github.com/git-lfs/git-lfs, docs/spec.md.
 LFS_POINTER = rb"version https://(git-lfs|hawser)\.github\.com/spec/"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+copies: dict[str, str] = {}  # {path of a copy: its place in a bucket}
 
 
 def cache_folder() -> Path:
@@ -58,9 +60,16 @@ def path(text: str) -> Path:
     """Return the path that a text names: a Path, or a BucketPath with its methods."""
     if not is_remote(text):
         return Path(text)
-    if ":///" in text and not text.startswith("file:"):
+    if ".." in text.split("/") or (":///" in text and not text.startswith("file:")):
         raise DataError(f"{text}: names no bucket. Expected SCHEME://BUCKET/FOLDER")
     return cast(Path, BucketPath(text))
+
+
+def named(text: str) -> str:
+    """Return a text in which places in buckets stand for the copies of them."""
+    for copy, place in copies.items():
+        text = text.replace(json.dumps(copy)[1:-1], place).replace(copy, place)
+    return text
 
 
 def walk(root: Path | BucketPath) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -88,7 +97,7 @@ def regular(path: Path, max_bytes: int = 0) -> Path:
 def refuse_lfs_pointer(path: Path | BucketPath) -> None:
     """Raise DataError for what Git LFS leaves in place of a large file."""
     start = b""
-    if path.is_file():
+    if not isinstance(path, BucketPath) and path.is_file():
         with path.open("rb") as file:
             start = file.read(64)
     if re.match(LFS_POINTER, start):

@@ -31,11 +31,14 @@ _collection: os.stat_result | None = None  # the file of `collect_stderr`
 
 
 @contextlib.contextmanager
-def locked(place: Path, on_wait: Callable[[], None] | None) -> Iterator[bool]:
+def locked(
+    place: Path, on_wait: Callable[[], None] | None, *, shared: bool = False
+) -> Iterator[bool]:
     """Lock a file, which may be missing, or a folder; yield whether it was free.
 
-    With `on_wait`, which is called before, wait until it is. Windows, which locks no
-    folders, locks a file in the temporary folder instead.
+    With `on_wait`, which is called before, wait until it is. Several processes may have
+    a `shared` lock, except on Windows, which also locks no folders, but a file in the
+    temporary folder instead.
     """
     if _fcntl is None:
         name = hashlib.sha256(os.fsencode(place.absolute())).hexdigest()[:20]
@@ -43,9 +46,9 @@ def locked(place: Path, on_wait: Callable[[], None] | None) -> Iterator[bool]:
     flags = os.O_RDONLY if place.is_dir() else os.O_RDWR | os.O_CREAT
     while True:
         descriptor = os.open(place, flags, 0o666)
-        if not (is_free := _try_lock(descriptor)) and on_wait:
+        if not (is_free := _try_lock(descriptor, shared)) and on_wait:
             on_wait()
-            while not (is_free := _try_lock(descriptor)):
+            while not (is_free := _try_lock(descriptor, shared)):
                 time.sleep(0.1)
         # Another process may have renamed or removed the file meanwhile.
         if place.exists() and os.path.samestat(os.fstat(descriptor), place.stat()):
@@ -57,10 +60,11 @@ def locked(place: Path, on_wait: Callable[[], None] | None) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, shared: bool) -> bool:
     try:
         if _fcntl:
-            _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+            kind = _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX
+            _fcntl.flock(descriptor, kind | _fcntl.LOCK_NB)
         elif _msvcrt:
             _msvcrt.locking(descriptor, _msvcrt.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):

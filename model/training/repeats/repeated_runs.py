@@ -29,6 +29,7 @@ from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError, UserError
+from pipeline.system.remote import mirror
 
 
 def repeat(config: Config) -> Path:
@@ -46,7 +47,7 @@ def resume(directory: Path) -> Path:
     path = directory / run_folder.REPEATS
     facts = operator.itemgetter("settings", "manifest_digest")
     values, manifest_digest = finished_run.read_json(path, facts)
-    config = settings.from_run(path, values)
+    config = settings.from_run(path, mirror.localized(values))
     last = directory / run_folder.FOLD_RECORDS / f"fold-{config.folds - 1}"
     if (last / manifest.HEAD_NAME).exists():
         # Folds have records of their own, whatever has become of the data set.

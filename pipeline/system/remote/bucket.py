@@ -1,26 +1,34 @@
 """Give a place in a bucket the methods of `pathlib.Path` that Graft uses.
 
-tf.io.gfile does the work, so the stores are those that TensorFlow and tensorflow-io
-support, such as gs://. TensorFlow is imported only when a bucket is used.
+fsspec does the work, so the stores are those that it has a package for: s3fs for s3://,
+gcsfs for gs:// (the extra `cloud`), others for others.
 """
 
 import contextlib
 import errno
+import fnmatch
+import glob
 import io
-import os
+import logging
 import pathlib
 import re
+import time
 import types
 from collections.abc import Iterator
 from typing import Any
 
-_BUFFER_BYTES = 1 << 20
+from pipeline.system.errors import DataError
+
+_PAUSES_S = (0.5, 2.0)  # between tries
+_S3 = {"connect_timeout": 10, "retries": {"total_max_attempts": 1}}
+_OPTIONS: Any = {"s3": {"config_kwargs": _S3}, "file": {"auto_mkdir": True}}
+_DENIED = re.compile("credentials|forbidden|access denied|, 40[13]$", re.IGNORECASE)
 
 
 class BucketPath(pathlib.PurePosixPath):
-    """A file or folder in a bucket.
+    """A file or folder in a bucket, whose folders are only parts of names.
 
-    Errors are those of the operating system: FileNotFoundError, OSError and so on.
+    Errors are FileNotFoundError, PermissionError and DataError.
     """
 
     def __str__(self) -> str:
@@ -32,163 +40,137 @@ class BucketPath(pathlib.PurePosixPath):
         """Return the path itself: buckets have no links."""
         return self
 
+    absolute = resolve
+
     def is_symlink(self) -> bool:
         """Return False: buckets have no links."""
         return False
 
+    def _kind(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return str(call(self, "info", str(self))["type"])
+        return ""
+
     def exists(self) -> bool:
         """Return whether the file or folder exists."""
-        return bool(_call("exists", self))
+        return bool(self._kind())
 
     def is_dir(self) -> bool:
         """Return whether the path is a folder."""
-        return bool(_call("isdir", self))
+        return self._kind() == "directory"
 
     def is_file(self) -> bool:
         """Return whether the path is a file."""
-        return self.exists() and not self.is_dir()
+        return self._kind() == "file"
+
+    def _children(self) -> Iterator[tuple[str, bool]]:
+        """Yield the name of each file or folder inside, and whether it is a folder."""
+        for child in call(self, "ls", str(self), detail=True):
+            name = child["name"].rstrip("/").rpartition("/")[2]
+            # A file of the folder's own name marks an empty folder.
+            if not child["name"].endswith("/") or child["type"] == "directory":
+                yield name, child["type"] == "directory"
 
     def iterdir(self) -> "Iterator[BucketPath]":
         """Yield the files and folders in the folder."""
-        return (self / name for name in _call("listdir", self))
+        return (self / name for name, _ in self._children())
 
     def glob(self, pattern: str) -> "Iterator[BucketPath]":
         """Yield those whose names match a pattern such as "*.part"."""
-        return map(BucketPath, _call("glob", self / pattern))
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.iterdir():
+                if fnmatch.fnmatchcase(path.name, pattern):
+                    yield path
 
     def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
-        """Create the folder and those above it; it may exist."""
-        _call("makedirs", self)
+        """Do nothing: folders of buckets are only parts of names."""
 
     def stat(self) -> types.SimpleNamespace:
         """Return an object whose `st_size` is the size in bytes."""
-        return types.SimpleNamespace(st_size=int(_call("stat", self).length))
+        return types.SimpleNamespace(st_size=call(self, "info", str(self))["size"])
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return bytes from `start` on, fewer than `size` at the end of the file."""
+        end = start + size
+        return call(self, "cat_file", str(self), start=start, end=end) if size else b""
 
     def open(self, mode: str = "r", **options: Any) -> Any:
-        """Open the file like the built-in `open`, to read, write or append to it."""
-        raw = _BucketFile(self, mode.strip("bt") + "b")
-        buffer: Any = io.BufferedWriter if raw.writable() else io.BufferedReader
-        binary = buffer(raw, _BUFFER_BYTES)
+        """Open the file like the built-in `open`, to read or to write it."""
+        if "w" in mode:
+            return call(self, "open", str(self), mode, **options)
+        binary = io.BytesIO(self.read(0, self.stat().st_size))
         return binary if "b" in mode else io.TextIOWrapper(binary, **options)
 
     def read_text(self, encoding: str) -> str:
         """Return the whole file, decoded."""
-        with self.open(encoding=encoding) as file:
-            return str(file.read())
+        return self.read(0, self.stat().st_size).decode(encoding)
 
     def write_text(self, text: str, encoding: str) -> None:
         """Write the whole file, encoded."""
-        with self.open("w", encoding=encoding) as file:
-            file.write(text)
+        call(self, "pipe_file", str(self), text.encode(encoding))
 
     def unlink(self, *, missing_ok: bool = False) -> None:
-        """Remove the file."""
-        try:
-            _call("remove", self)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        """Remove the file; some stores do not say that there was none."""
+        with contextlib.suppress(*[FileNotFoundError] * missing_ok):
+            call(self, "rm_file", str(self))
 
     def replace(self, target: "BucketPath") -> None:
         """Rename the file to `target`, which is overwritten if it exists."""
-        _call("rename", self, str(target), overwrite=True)
+        call(self, "cp_file", str(self), str(target))
+        self.unlink(missing_ok=True)
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield folder, folder names and file names like `os.walk`, from the top."""
-        with _os_errors(self):
-            for folder, folder_names, file_names in _call("walk", self):
-                folder_names[:] = [name.rstrip("/") for name in folder_names]
-                yield folder.rstrip("/"), folder_names, file_names
+        folders, files = list[str](), list[str]()
+        for name, is_folder in self._children():
+            (folders if is_folder else files).append(name)
+        yield str(self), folders, files
+        for name in folders:
+            yield from (self / name).walk()
 
     def remove_tree(self) -> None:
         """Remove the folder and all files in it, if it exists."""
-        # Some stores have no rmtree, and their folders are only parts of names.
-        with contextlib.suppress(OSError), _os_errors(self):
-            for name, _, file_names in _call("walk", self, topdown=False):
-                folder = BucketPath(name)
-                for file_name in file_names:
-                    (folder / file_name).unlink()
-                with contextlib.suppress(OSError):
-                    _call("rmtree", folder)
+        with contextlib.suppress(FileNotFoundError):
+            call(self, "rm", glob.escape(str(self)), recursive=True)
 
 
-class _BucketFile(io.RawIOBase):
-    """Present a file of tf.io.gfile as a raw Python file, to read or to write."""
+def call(path: BucketPath, function: str, *args: Any, **options: Any) -> Any:
+    """Call a function of fsspec by its name; if it fails, up to three times.
 
-    def __init__(self, path: BucketPath, mode: str) -> None:
-        self._path, self._writes = path, mode != "rb"
-        self._file = _call("GFile", path, mode)
-        with _os_errors(path):  # reports now what would only fail at the end
-            self._file.write(b"") if self._writes else self._file.size()
-
-    def readable(self) -> bool:
-        return not self._writes
-
-    def writable(self) -> bool:
-        return self._writes
-
-    def seekable(self) -> bool:
-        return not self._writes
-
-    def readinto(self, buffer: Any) -> int:
-        with _os_errors(self._path):
-            data: bytes = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def write(self, data: Any) -> int:
-        with _os_errors(self._path):
-            self._file.write(bytes(data))
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _os_errors(self._path):
-            self._file.seek(offset, whence)
-        return self.tell()
-
-    def tell(self) -> int:
-        with _os_errors(self._path):
-            return int(self._file.tell())
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                with _os_errors(self._path):
-                    self._file.close()
-            finally:
-                super().close()
+    FileNotFoundError and PermissionError name `path`; all else becomes a DataError.
+    """
+    system = _file_system(str(path))
+    for pause_s in (*_PAUSES_S, 0):
+        try:
+            return getattr(system, function)(*args, **options)
+        except FileNotFoundError as error:
+            text = "no such file or folder"
+            raise FileNotFoundError(errno.ENOENT, text, str(path)) from error
+        except Exception as error:  # of the store's package and those below it
+            text = " ".join(str(error).split())[:300] or type(error).__name__
+            if isinstance(error, PermissionError) or _DENIED.search(text):
+                raise PermissionError(errno.EACCES, text, str(path)) from error
+            if not pause_s:
+                raise DataError(f"{path}: {text}") from error
+        time.sleep(pause_s)
+    return None
 
 
-def _tensorflow() -> Any:
-    import pipeline.system.tensorflow_import  # noqa: F401
-
-    # isort: split
-    import tensorflow as tf
-
-    return tf
-
-
-def _call(function: str, path: BucketPath, *args: Any, **options: Any) -> Any:
-    """Call a function of tf.io.gfile by its name."""
-    with _os_errors(path):
-        return getattr(_tensorflow().io.gfile, function)(str(path), *args, **options)
-
-
-@contextlib.contextmanager
-def _os_errors(path: BucketPath) -> Iterator[None]:
-    """Raise TensorFlow's errors as those of the operating system."""
-    errors = _tensorflow().errors
-    numbers = {
-        errors.NotFoundError: errno.ENOENT,
-        errors.PermissionDeniedError: errno.EACCES,
-        errors.UnauthenticatedError: errno.EACCES,
-        errors.AlreadyExistsError: errno.EEXIST,
-        errors.ResourceExhaustedError: errno.ENOSPC,
-    }
+def _file_system(place: str) -> Any:
+    """Return the file system of a place, which fsspec keeps for the process."""
+    scheme = place.partition("://")[0]
     try:
-        yield
-    except errors.OpError as error:
-        number = numbers.get(type(error), errno.EIO)
-        words = error.message.split() or [os.strerror(number)]
-        # Python chooses FileNotFoundError and so on by the number.
-        raise OSError(number, " ".join(words)[:300], str(path)) from error
+        import fsspec
+
+        options = _OPTIONS.get(scheme, {})
+        system = fsspec.filesystem(scheme, use_listings_cache=False, **options)
+    except (ImportError, ValueError) as error:
+        raise DataError(
+            f"{place}: {error}. Expected s3:// or gs://, and the packages for them: "
+            "pip install 'graft-photos[cloud]'"
+        ) from error
+    if scheme == "gs" and hasattr(system._request, "__wrapped__"):
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which logs tracebacks
+        once = type(system)._request.__wrapped__  # which tries for a minute otherwise
+        system._request = types.MethodType(once, system)
+    return system
