@@ -189,14 +189,11 @@ def scratch_folder(parent: str | Path = "") -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextlib.contextmanager
-def locked(folder: Path | BucketPath) -> Iterator[bool]:
+def locked(folder: Path | BucketPath) -> contextlib.AbstractContextManager[bool]:
     """Lock a folder for this process; yield whether it was free. Buckets always are."""
     if isinstance(folder, BucketPath):
-        yield True
-        return
-    with platform_support.locked(folder, on_wait=None) as is_free:
-        yield is_free
+        return contextlib.nullcontext(enter_result=True)
+    return platform_support.locked(folder, on_wait=None)
 
 
 @contextlib.contextmanager

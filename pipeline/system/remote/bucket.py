@@ -63,17 +63,10 @@ class BucketPath(pathlib.PurePosixPath):
         """Return whether the path is a file."""
         return self._kind() == "file"
 
-    def _children(self) -> Iterator[tuple[str, bool]]:
-        """Yield the name of each file or folder inside, and whether it is a folder."""
-        for child in call(self, "ls", str(self), detail=True):
-            name = child["name"].rstrip("/").rpartition("/")[2]
-            # A file of the folder's own name marks an empty folder.
-            if not child["name"].endswith("/") or child["type"] == "directory":
-                yield name, child["type"] == "directory"
-
     def iterdir(self) -> "Iterator[BucketPath]":
         """Yield the files and folders in the folder."""
-        return (self / name for name, _ in self._children())
+        _, folders, files = next(self.walk())
+        return (self / name for name in (*folders, *files))
 
     def glob(self, pattern: str) -> "Iterator[BucketPath]":
         """Yield those whose names match a pattern such as "*.part"."""
@@ -122,8 +115,11 @@ class BucketPath(pathlib.PurePosixPath):
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield folder, folder names and file names like `os.walk`, from the top."""
         folders, files = list[str](), list[str]()
-        for name, is_folder in self._children():
-            (folders if is_folder else files).append(name)
+        for child in call(self, "ls", str(self), detail=True):
+            if child["type"] == "directory":
+                folders.append(child["name"].rstrip("/").rpartition("/")[2])
+            elif not child["name"].endswith("/"):  # as what marks an empty folder
+                files.append(child["name"].rpartition("/")[2])
         yield str(self), folders, files
         for name in folders:
             yield from (self / name).walk()

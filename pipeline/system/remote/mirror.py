@@ -41,10 +41,7 @@ _stacks = [contextlib.ExitStack()]  # of `copied_back`
 
 @contextlib.contextmanager
 def copied_back() -> Iterator[None]:
-    """Copy results to buckets at the end of a command or function, or of its failure.
-
-    That is what has changed in copies that were made in the meantime.
-    """
+    """Copy what changes in copies to their buckets at the end, also after an error."""
     with contextlib.ExitStack() as stack:
         _stacks.append(stack)
         stack.callback(_stacks.remove, stack)
@@ -89,10 +86,7 @@ def _upload(folder: Path, place: str, changed: list[str], gone: list[str]) -> No
 
 
 def local(text: str, *, upload: _Upload = _upload) -> Path:
-    """Return the path that a text names, or for a place in a bucket that of its copy.
-
-    `upload` copies the results back.
-    """
+    """Return the path of a text, or for a place in a bucket that of its copy."""
     text = file_system.named(text)
     if not file_system.is_remote(text):
         return Path(text)
@@ -167,12 +161,10 @@ def _listed(place: BucketPath) -> _Versions:
 
 
 def _differing(path: Path, versions: _Versions) -> list[str]:
-    """Return the names of files that a copy lacks, or has in other versions or alone.
-
-    Those are left out that only a copy has under names of files to be renamed.
-    """
+    """Return names of files that a copy lacks, has alone or in other versions."""
     files = [file for file in (path, *path.rglob("*")) if file.is_file()]
     names = {file.as_posix()[len(str(path)) :] for file in files}
+    # Other hidden files of the copy are not complete yet.
     names = {name for name in names if "/." not in name} | versions.keys()
     return [n for n in sorted(names) if _version(Path(f"{path}{n}")) != versions.get(n)]
 
