@@ -65,6 +65,7 @@ def test_two_processes_train_as_one_does(
     assert codes == [0, 0], errors
     assert "best epoch" in outputs[0]
     assert any("process 1 of 2" in line for line in errors[0])
+    assert "waiting until 2 processes have started (TF_CONFIG)" in errors[0]
     assert not [line for line in errors[0] if "WARNING" in line]
     assert (outputs[1], errors[1]) == ("", [])  # the chief alone speaks
     names = ("loss", "accuracy", "validation_loss", "validation_accuracy")

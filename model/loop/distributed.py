@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 # What collective operations raise when another process does not answer.
@@ -47,6 +48,7 @@ class ProcessGroup:
         rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
         if size > 1:  # hides a warning about sums outside of graphs, which are rare
             tf.get_logger().setLevel("ERROR")
+            command_line.log(f"waiting until {size} processes have started (TF_CONFIG)")
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
         return cls(rank=rank, size=size, strategy=strategy)
 
