@@ -35,7 +35,7 @@ graft --help lists all commands, graft train --help the flags of one."""
 
 
 def main() -> None:
-    """Run the command that the first word names."""
+    """Run the command that the first word names, or print help."""
     if sys.argv[1:2] == ["help"] and sys.argv[2:]:
         sys.argv[1:] = [sys.argv[2], "--help"]
     name = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _answer(name: str) -> str:
-    """Return what to print for a first word that is no command."""
+    """Return what to print for a first word that is not a command."""
     if name in ("--version", "-V", "version"):
         return f"graft {program_name.VERSION}"
     if name in ("--help", "-h", "help"):
@@ -63,10 +63,8 @@ def _answer(name: str) -> str:
         return "\n".join(["Commands:", *lines])
     if name:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = (
-            f"Did you mean graft {close[0]}?" if close else "graft --help lists all."
-        )
-        raise UsageError(f"{name!r:.60}: no such command. {meant}")
+        hint = f"Did you mean graft {close[0]}?" if close else "See graft --help."
+        raise UsageError(f"{name!r:.60}: no such command. {hint}")
     return FIRST_STEPS
 
 

@@ -5,6 +5,7 @@ Settings have the names of the commands' flags: `graft train --epochs=3` is
 Errors are UsageError or UserError, with the message that the command prints.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def convert(source: _Path, out: _Path = "", **settings: Any) -> Records:
 
     if not (source := config_flags.with_home(source)):
         raise UsageError("source: expected a folder of photos")
-    out = out or _records_beside(source)
+    folder = file_system.path(source).absolute()
+    out = out or folder.with_name(f"{folder.name}-records")
     typed = config_flags.from_python({**settings, "out": out}, Config)
     typed = mirror.localized({**typed, "source": source}, ("source", "out"))
     config = config_flags.build(Config, typed)
@@ -58,16 +60,17 @@ def train(data: _Path = "", **settings: Any) -> Run:
     kinds = (train_settings.Action, train_settings.Config)
     typed = mirror.localized(config_flags.from_python(settings, *kinds))
     if typed.get("plan") or typed.get("find_rate"):
-        raise UsageError("plan, find_rate: these are for the command: graft train")
+        raise UsageError("plan, find_rate: only the command graft train has these")
     if run_dir := train_settings.run_to_resume(typed):
         return load(command.resume(run_dir))
     if not data:
         raise UsageError("data: expected a folder of photos or of records")
     data = config_flags.with_home(data)
+    configs = recipe.combinations({**typed, "data": data})  # refuses wrong settings
     if not (file_system.path(data) / manifest.HEAD_NAME).exists():
-        recipe.combinations({**typed, "data": data})  # refuses wrong settings now
         data = os.fspath(convert(data).directory)
-    configs = recipe.combinations({**typed, "data": mirror.localized(data)})
+    place = mirror.localized(os.fspath(data))
+    configs = tuple(dataclasses.replace(config, data=place) for config in configs)
     return load(command.train(configs))
 
 
@@ -105,11 +108,6 @@ def load(run_dir: _Path = "runs/latest") -> Run:
     if not (folder / run_folder.REPEATS).exists():
         folder = run_list.read(str(folder)).directory
     return Run(directory=folder.absolute())  # the current folder may change
-
-
-def _records_beside(source: _Path) -> Path:
-    folder = file_system.path(os.fspath(source)).absolute()
-    return folder.with_name(f"{folder.name}-records")
 
 
 def _prepare_tensorflow() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import graft
-from graft import results
+import train
+from graft import functions, results
 from tests.support import drawn_photos, files
 
 SMALL = {"ckpt": "none", "arch": "cifar_cnn", "epochs": 1}
@@ -152,13 +153,24 @@ def test_a_second_training_in_the_same_process_is_the_same(folder, run):
         ({"epochs": "three"}, "--epochs=three: expected a whole number"),
         ({"epochs": 1.0}, "--epochs=1.0: expected a whole number"),
         ({"ckpt": False}, "--ckpt=False: neither a file nor a name"),
-        ({"plan": True}, "plan, find_rate: these are for the command"),
+        ({"plan": True}, "plan, find_rate: only the command"),
         ({"ckpt": ["alexnet", "nothing"]}, "nothing"),
     ],
 )
 def test_wrong_settings_raise_the_message_of_the_command(folder, settings, message):
     with pytest.raises((graft.UsageError, graft.UserError), match=message):
         graft.train(folder, **{**SMALL, **settings})
+
+
+def test_a_guess_is_noted_once_when_photos_are_converted_first(
+    folder, run, monkeypatch, capfd
+):
+    given = []
+    monkeypatch.setattr(train, "train", lambda configs: given.append(configs) or run)
+    monkeypatch.setattr(functions, "load", lambda found: found)
+    assert graft.train(folder) is run
+    assert [c.data for c in given[0]] == [str(folder.with_name("photos-records"))]
+    assert capfd.readouterr().err.count("note: no --ckpt: using") == 1
 
 
 def test_what_is_no_folder_of_photos_is_an_error(tmp_path):

@@ -61,8 +61,8 @@ def read(
 ) -> Iterator[PhotoBatch]:
     """Yield batches of photos in their order; memory does not grow with their number.
 
-    `resize_min` and `white_level` are those of the conversion whose pixels are wanted.
-    If there are decoders, which have settings of their own, they decode, and stay.
+    `resize_min` and `white_level` are those of the conversion of the training photos.
+    `decoders`, which were made with these settings, are used and not closed.
     """
     num_workers = command_line.available_cpus()
     network_input = _network_input(spec)

@@ -157,20 +157,19 @@ class Config:
 
     def _check_parts(self) -> None:
         beam_jobs.check_flags(self)
-        ways = ["--runner"] * (self.runner != beam_jobs.LOCAL)
-        ways += ["--shard"] * (self.shard != "1/1")
-        if len(ways) > 1:
+        uses_beam, is_share = self.runner != beam_jobs.LOCAL, self.shard != "1/1"
+        if uses_beam and is_share:
             raise ValueError("--runner and --shard: expected only one of them")
-        if ways and not self.out:
-            raise ValueError(f"{ways[0]}: expected --out=FOLDER with it")
+        if (uses_beam or is_share) and not self.out:
+            raise ValueError("--runner, --shard: expected --out=FOLDER, too")
+        if self.out and self.format == "csv":
+            raise ValueError("--out: expected no --format=csv. It writes JSON lines")
         places = map(file_system.named, (self.out, *self.photos))
-        is_remote = any(map(file_system.is_remote, places))
-        if self.out and (self.format == "csv" or is_remote):
-            expected = "JSON lines, and photos and a folder of this machine"
-            raise ValueError(f"--out: expected {expected}")
+        if self.out and any(map(file_system.is_remote, places)):
+            raise ValueError("--out: expected photos and FOLDER on this machine")
         number, _, count = self.shard.partition("/")
-        is_share = number.isdecimal() and count.isdecimal()
-        if not (is_share and 1 <= int(number) <= int(count)):
+        has_numbers = number.isdecimal() and count.isdecimal()
+        if not (has_numbers and 1 <= int(number) <= int(count)):
             raise ValueError(f"--shard={self.shard}: expected N/COUNT, such as 3/100")
 
     @property

@@ -34,11 +34,11 @@ _collection: os.stat_result | None = None  # the file of `collect_stderr`
 def locked(
     place: Path, on_wait: Callable[[], None] | None, *, shared: bool = False
 ) -> Iterator[bool]:
-    """Lock a file, which may be missing, or a folder; yield whether it was free.
+    """Lock a file or a folder, and yield whether it was free; create a missing file.
 
-    With `on_wait`, which is called before, wait until it is. Several processes may have
-    a `shared` lock, except on Windows, which also locks no folders, but a file in the
-    temporary folder instead.
+    If it is not free, call `on_wait`, if that is given, and wait. Several processes may
+    hold a `shared` lock. Windows has no shared locks, and locks a file in the temporary
+    folder in place of the file or folder.
     """
     if _fcntl is None:
         name = hashlib.sha256(os.fsencode(place.absolute())).hexdigest()[:20]

@@ -172,8 +172,8 @@ class TestInThisProcess:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"out": "", "runner": "DaskRunner"}, "--runner: expected --out=FOLDER"),
-        ({"out": "", "shard": "1/2"}, "--shard: expected --out=FOLDER"),
+        ({"out": "", "runner": "DaskRunner"}, "expected --out=FOLDER, too"),
+        ({"out": "", "shard": "1/2"}, "expected --out=FOLDER, too"),
         ({"runner": "DaskRunner", "shard": "1/2"}, "only one of them"),
         ({"shard": "3/2"}, "expected N/COUNT"),
         ({"shard": "two"}, "expected N/COUNT"),
@@ -181,8 +181,8 @@ class TestInThisProcess:
         ({"suggest": 5}, "only one of them"),
         ({"sort_into": "sorted"}, "--out and --sort_into"),
         ({"every": "1s"}, "--out and --every"),
-        ({"format": "csv"}, "expected JSON lines"),
-        ({"out": "gs://bucket/out"}, "folder of this machine"),
+        ({"format": "csv"}, "--out: expected no --format=csv"),
+        ({"out": "gs://bucket/out"}, "FOLDER on this machine"),
         ({"beam_flags": ("--dask_npartitions=2",)}, "no such flag"),
     ],
 )
