@@ -18,10 +18,11 @@ _LOG_TEMPERATURE_DEVIATION = 0.3  # before any photo is seen
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Return log-probabilities, float64 [num_examples, num_classes]."""
-    shifted = logits.astype(np.float64)
-    shifted -= logits.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
+    result = logits.astype(np.float64)
+    for part in np.array_split(result, len(result) // 4096 + 1):  # to save memory
+        part -= part.max(axis=1, keepdims=True)
+        part -= np.log(np.exp(part).sum(axis=1, keepdims=True))
+    return result
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def figures(
     numbers = np.array(every if chosen is None else chosen, np.int64)
     rows = [predictions.rows[n] for n in numbers]
     names, labels = predictions.class_names, predictions.labels[numbers]
-    probabilities = predictions.probabilities()[numbers]
+    probabilities = predictions.probabilities().astype(np.float32)[numbers]
     doubtful, suggested, num_probable = find_doubts(probabilities, labels)
     return {
         "source": source,
