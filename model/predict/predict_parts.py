@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import threading
 import zlib
@@ -50,6 +49,13 @@ class _Job(NamedTuple):
 
     def path(self, part: _Part, name: str) -> Path:
         return self.folder / f"part-{part.number:05}.{name}"
+
+    def check(self, part: _Part) -> None:
+        """Raise DataError unless the files of a part have a line for each photo."""
+        paths = [self.path(part, name) for name in (_RESULT, _PROBLEMS)]
+        lines = [path.read_bytes().count(b"\n") for path in paths if path.is_file()]
+        if sum(lines) != part.num_photos:
+            raise DataError(f"{paths[0]}: is damaged. Delete it, and start again")
 
     def missing(self, parts: Sequence[_Part]) -> list[_Part]:
         names = {path.name for path in self.folder.iterdir()}
@@ -194,12 +200,13 @@ def _finish(job: _Job, parts: Sequence[_Part], ignored: Mapping[str, int]) -> No
             raise DataError(f"{text}. All workers need this folder under this path")
         command_line.say(f"{text}. The process that writes the last one joins them")
         return
-    # The last file marks the job as complete.
-    for path in () if result.exists() else (problems, result):
-        with file_system.replacing(path) as partial, partial.open("wb") as file:
-            for part in parts:
-                with job.path(part, path.name).open("rb") as lines:
-                    shutil.copyfileobj(lines, file)
+    if not result.exists():
+        for part in parts:
+            job.check(part)
+        for path in (problems, result):  # the last one marks the job as complete
+            with file_system.replacing(path) as partial, partial.open("wb") as file:
+                for part in parts:
+                    file.write(job.path(part, path.name).read_bytes())
     with problems.open("rb") as file:
         mark = f'"{_OTHER}": true'.encode()
         is_other = collections.Counter(mark in line for line in file)

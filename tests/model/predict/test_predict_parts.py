@@ -129,6 +129,19 @@ class TestInThisProcess:
         assert written == [2]
         check(folder, expected)
 
+    def test_a_part_that_lost_lines_is_named_and_not_joined(self, settings, tmp_path):
+        folder = tmp_path / "out"
+        with pytest.raises(DataError, match="could not be read"):
+            predict(settings)
+        part = folder / "part-00002.predictions.jsonl"
+        text = part.read_text()
+        for damaged in (text[:-9], "", text + text):
+            (folder / "predictions.jsonl").unlink(missing_ok=True)
+            part.write_text(damaged)
+            with pytest.raises(DataError, match=r"part-00002.*damaged. Delete it, and"):
+                predict(settings)
+            assert not (folder / "predictions.jsonl").exists()
+
     def test_results_of_another_job_are_neither_used_nor_replaced(
         self, settings, source, tmp_path
     ):
