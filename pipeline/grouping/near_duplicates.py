@@ -123,7 +123,7 @@ def find(
     candidates = np.flatnonzero(has_neighbour[cells])
     indices, labels, cells = indices[candidates], labels[candidates], cells[candidates]
     thumbnails = _decode(indices, labels, thumbnail)
-    proposed = _pairs(cells, thumbnails.brightness, close)
+    proposed = _pairs(cells, thumbnails, close)
     agreeing, alike = _compare(proposed, thumbnails)
     return NearDuplicates(
         pairs=indices[agreeing],
@@ -172,14 +172,14 @@ def _decode(
 
 
 def _pairs(
-    cells: np.ndarray, brightness: np.ndarray, close: perceptual_hash.ClosePairs
+    cells: np.ndarray, thumbnails: Thumbnails, close: perceptual_hash.ClosePairs
 ) -> np.ndarray:
     """Return which thumbnails to compare, as PAIR, those of the closest hashes first.
 
     Each is compared with at most _NEAREST thumbnails of its own hash and of each close
     one: those most alike in brightness. `cells` has the number of each one's hash.
     """
-    values = cells + brightness  # ordered by hash, then by brightness
+    values = cells + thumbnails.brightness  # ordered by hash, then by brightness
     order = np.argsort(values, kind="stable")
     values, ordered = values[order], cells[order]
     pairs = [np.zeros(0, PAIR)]
@@ -201,7 +201,8 @@ def _pairs(
         first, second = perceptual_hash.expand(begin, sizes)
         turn, bits = close.orientations[block], close.distances[block]
         turn, bits = turn[pair[first]], bits[pair[first]]
-        pairs.append(_as_pairs(order[places[first]], order[second], turn, bits))
+        found = _as_pairs(order[places[first]], order[second], turn, bits)
+        pairs.append(found[thumbnail_comparison.could_agree(found, thumbnails)])
     joined = np.concatenate(pairs)
     return joined[np.argsort(joined["bits"], kind="stable")]
 

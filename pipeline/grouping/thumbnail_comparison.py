@@ -19,6 +19,7 @@ _SAME = 0.15
 # most similar other photos 0.36.
 _MAY_BE_CUT = 0.6
 _CUT = 0.2
+_ROUNDING = 0.01  # levels by which means of pixels may be inexact
 # Share of a thumbnail's pixels that must belong to its texture for that: of photos, 99
 # in 100 have 0.38 or more; discs on white have 0.24 at most.
 _TEXTURED = 1 / 3
@@ -43,6 +44,7 @@ class Thumbnails:
         labels: int64 [n], equal for photos of the same class.
         brightness: float64 [n], mean of the pixels, 0..1.
         deviation: float32 [n], standard deviation; 0 for one colour all over.
+        quarters: float32 [n, 2, 2, 3], BGR, means of the four quarters.
         is_grey: bool [n].
     """
 
@@ -51,6 +53,7 @@ class Thumbnails:
         self.labels = labels
         self.brightness = np.zeros(len(labels))
         self.deviation = np.zeros(len(labels), np.float32)
+        self.quarters = np.zeros((len(labels), 2, 2, 3), np.float32)
         self.is_grey = np.zeros(len(labels), np.bool_)
         shape = (len(labels), SIDE, SIDE, 3)
         with tempfile.TemporaryFile() as file:
@@ -69,6 +72,8 @@ class Thumbnails:
         platform_support.release_pages(self._pixels)
         self.brightness[block] = pixels.reshape(len(images), -1).mean(axis=1) / 256
         self.deviation[block] = _deviation(pixels.astype(np.float32))
+        quarters = pixels.reshape(-1, 2, SIDE // 2, 2, SIDE // 2, 3)
+        self.quarters[block] = quarters.mean(axis=(2, 4))
         blue, green, red = np.moveaxis(pixels, -1, 0)
         highest = np.maximum(np.maximum(blue, green), red)
         lowest = np.minimum(np.minimum(blue, green), red)
@@ -93,24 +98,47 @@ def compare_pairs(
         bool [n] twice: whether both show the same picture, and whether so closely that
         the photos might have the same pixels.
     """
-    first, second = pairs["first"], pairs["second"]
-    pixels, others = thumbnails.pixels(first), thumbnails.pixels(second)
-    for turn in range(1, perceptual_hash.ORIENTATIONS):
-        turned = pairs["turn"] == turn
-        pixels[turned] = opencv.turn_pixels(pixels[turned], turn)
-    deviation = np.minimum(thumbnails.deviation[first], thumbnails.deviation[second])
-    grey = thumbnails.is_grey[first] != thumbnails.is_grey[second]
+    pixels, others = map(thumbnails.pixels, (pairs["first"], pairs["second"]))
+    difference, deviation, grey = _differences(pairs, pixels, others, thumbnails)
     for images in (pixels, others):
-        images[grey] = (images[grey] @ _LUMA)[..., None]
         deviation[grey] = np.minimum(deviation[grey], _deviation(images[grey]))
-    residual = (pixels - others).reshape(len(pairs), SIDE * SIDE * 3)
-    difference = np.sqrt(np.einsum("nk,nk->n", residual, residual) / residual.shape[1])
     closely = (difference <= _SAME * deviation) & ~grey
     agree = closely.copy()
     to_fit = ~closely & may_be_cut & (difference <= _MAY_BE_CUT * deviation)
     for index in np.flatnonzero(to_fit):
         agree[index] = _difference_when_fitted(pixels[index], others[index]) <= _CUT
     return agree, closely
+
+
+def could_agree(pairs: np.ndarray, thumbnails: Thumbnails) -> np.ndarray:
+    """Return whether thumbnails could agree, which of most the quarters rule out.
+
+    Means differ by no more than pixels. `pairs` are PAIR [n], the result is bool [n].
+    """
+    quarters = (thumbnails.quarters[pairs[name]] for name in ("first", "second"))
+    difference, deviation, _ = _differences(pairs, *quarters, thumbnails)
+    return difference <= _MAY_BE_CUT * deviation + _ROUNDING
+
+
+def _differences(
+    pairs: np.ndarray, images: np.ndarray, others: np.ndarray, thumbnails: Thumbnails
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn the first images of pairs, make both grey if one is, and compare them.
+
+    The results are [n] each: the root of the mean square of the difference, the smaller
+    standard deviation of the thumbnails, and whether only one of them was grey.
+    """
+    for turn in range(1, perceptual_hash.ORIENTATIONS):
+        turned = pairs["turn"] == turn
+        images[turned] = opencv.turn_pixels(images[turned], turn)
+    first, second = pairs["first"], pairs["second"]
+    grey = thumbnails.is_grey[first] != thumbnails.is_grey[second]
+    for changed in (images, others):
+        changed[grey] = (changed[grey] @ _LUMA)[..., None]
+    residual = (images - others).reshape(len(pairs), math.prod(images.shape[1:]))
+    difference = np.sqrt(np.einsum("nk,nk->n", residual, residual) / residual.shape[1])
+    deviation = np.minimum(thumbnails.deviation[first], thumbnails.deviation[second])
+    return difference, deviation, grey
 
 
 def _deviation(images: np.ndarray) -> np.ndarray:
