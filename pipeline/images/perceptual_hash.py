@@ -10,8 +10,12 @@ first stands for the mean and is always set, so that 0 can mean "no hash".
 
 import functools
 import itertools
+import threading
+from concurrent import futures
 
 import numpy as np
+
+from pipeline.system import command_line
 
 SIDE = 8
 # Grey levels below which a frequency counts as absent; its bit is then set.
@@ -100,7 +104,7 @@ class ClosePairs:
         self._hashes = hashes
         self._pairs = [np.zeros(0, np.int64)]  # two hashes and orientation in one
         self._distances = [np.zeros(0, np.uint8)]
-        self._waiting = 0
+        self._waiting, self._lock = 0, threading.Lock()
         # Block by block: each further array of all queries takes 64 bytes a photo.
         by_turn = np.empty((ORIENTATIONS, len(hashes)), np.uint64)
         for start in range(0, len(hashes), _BLOCK_HASHES):
@@ -108,11 +112,15 @@ class ClosePairs:
             by_turn[:, block] = turn_hashes(hashes[block])
         queries = by_turn.ravel()
         places = np.searchsorted(hashes, queries)
-        for pair in _BYTE_PAIRS:
+
+        def search(pair: tuple[int, int]) -> None:
             cells = _Cells(hashes, pair)
             for start in range(0, len(queries), _BLOCK_HASHES):
                 block = slice(start, start + _BLOCK_HASHES)
                 self._compare(cells, queries[block], places[block], start)
+
+        with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
+            list(pool.map(search, _BYTE_PAIRS))  # raises its errors
         pairs, self.distances = self._closest()
         pairs, orientations = np.divmod(pairs, ORIENTATIONS)
         self.first, self.second = np.divmod(pairs, max(1, len(hashes)))
@@ -123,23 +131,23 @@ class ClosePairs:
     ) -> None:
         """Compare a block of turned hashes, from number `start`, with their cells."""
         starts, counts = cells.members(queries, places)
-        self.comparisons += int(counts.sum())
         bits = cells.windows[starts]  # whole windows are faster than members alone
         distances = np.bitwise_count(np.bitwise_xor(bits, queries[:, None], out=bits))
         near = np.flatnonzero(distances <= MAX_BITS)
         numbers, columns = np.divmod(near, distances.shape[1])
         orientations, first = np.divmod(numbers + start, len(self._hashes))
-        second = cells.numbers[
-            np.minimum(starts[numbers] + columns, len(self._hashes) - 1)
-        ]
+        place = np.minimum(starts[numbers] + columns, len(self._hashes) - 1)
+        second = cells.numbers[place]
         kept = (columns < counts[numbers]) & (first < second)
         pairs = (first * len(self._hashes) + second) * ORIENTATIONS + orientations
-        self._pairs.append(pairs[kept])
-        self._distances.append(distances.ravel()[near[kept]])
-        self._waiting += int(kept.sum())
-        if self._waiting > _MAX_WAITING_PAIRS:
-            closest, distances = self._closest()
-            self._pairs, self._distances, self._waiting = [closest], [distances], 0
+        with self._lock:
+            self.comparisons += int(counts.sum())
+            self._pairs.append(pairs[kept])
+            self._distances.append(distances.ravel()[near[kept]])
+            self._waiting += int(kept.sum())
+            if self._waiting > _MAX_WAITING_PAIRS:
+                closest, distances = self._closest()
+                self._pairs, self._distances, self._waiting = [closest], [distances], 0
 
     def _closest(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs so far, each once, and for each hash only the closest."""
