@@ -115,8 +115,8 @@ def could_agree(pairs: np.ndarray, thumbnails: Thumbnails) -> np.ndarray:
 
     Means differ by no more than pixels. `pairs` are PAIR [n], the result is bool [n].
     """
-    quarters = (thumbnails.quarters[pairs[name]] for name in ("first", "second"))
-    difference, deviation, _ = _differences(pairs, *quarters, thumbnails)
+    first, second = (thumbnails.quarters[pairs[n]] for n in ("first", "second"))
+    difference, deviation, _ = _differences(pairs, first, second, thumbnails)
     return difference <= _MAY_BE_CUT * deviation + _ROUNDING
 
 
