@@ -132,15 +132,13 @@ def _other_sections(exported: verify_file.Exported, identity: str) -> dict[str, 
 def _template(name: str) -> Any:
     return html_templates.load_template(
         _TEMPLATES / name,
-        md=_as_markdown,
+        # Characters with a meaning in Markdown or HTML are escaped.
+        md=lambda text: Markup(
+            _MEANINGFUL.sub(r"\\\1", command_line.as_label(str(text)))
+        ),
         # A string of JSON is one of YAML.
         yaml=lambda text: Markup(
             json.dumps(command_line.as_label(text), ensure_ascii=False)
         ),
         py=lambda text: Markup(ascii(text)),
     )
-
-
-def _as_markdown(text: object) -> Markup:
-    """Escape text for Markdown and HTML."""
-    return Markup(_MEANINGFUL.sub(r"\\\1", command_line.as_label(str(text))))

@@ -142,7 +142,9 @@ def match_class_names(
     """
     known: dict[str, set[int]] = {}
     for label, line in enumerate(class_names):
-        for name in _synonyms(line):
+        number = re.match(r"n\d{8}\b", line)
+        words = line[number.end() :] if number else line
+        for name in {words, *words.split(","), *([number[0]] if number else [])}:
             known.setdefault(_plain(name), set()).add(label)
     # A whole line means its own class, even if it is a synonym of another one.
     known |= {_plain(line): {label} for label, line in enumerate(class_names)}
@@ -158,12 +160,6 @@ def match_class_names(
             )
         matched += labels
     return np.array(matched, np.int64)
-
-
-def _synonyms(line: str) -> set[str]:
-    number = re.match(r"n\d{8}\b", line)
-    words = line[number.end() :] if number else line
-    return {words, *words.split(","), *([number[0]] if number else [])}
 
 
 def _plain(name: str) -> str:

@@ -71,9 +71,10 @@ class Thumbnails:
         self._pixels[block] = pixels
         platform_support.release_pages(self._pixels)
         self.brightness[block] = pixels.reshape(len(images), -1).mean(axis=1) / 256
-        self.deviation[block] = _deviation(pixels.astype(np.float32))
-        quarters = pixels.reshape(-1, 2, SIDE // 2, 2, SIDE // 2, 3)
-        self.quarters[block] = quarters.mean(axis=(2, 4))
+        values, half = pixels.astype(np.float32), SIDE // 2
+        self.deviation[block] = _deviation(values)
+        rows = values.reshape(-1, 2, half, SIDE * 3).sum(axis=2)  # the faster way
+        self.quarters[block] = rows.reshape(-1, 2, 2, half, 3).sum(axis=3) / half**2
         blue, green, red = np.moveaxis(pixels, -1, 0)
         highest = np.maximum(np.maximum(blue, green), red)
         lowest = np.minimum(np.minimum(blue, green), red)
