@@ -96,9 +96,7 @@ def check_zip_members(
     if sum(info.compress_size for info in members) > size or not all(
         0 <= info.header_offset < size for info in members
     ):
-        raise errors.CorruptCheckpoint(
-            f"{path}: its members overlap or reach beyond the file"
-        )
+        raise errors.CorruptCheckpoint(f"{path}: members overlap or exceed the file")
 
 
 def read_zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -42,9 +42,7 @@ def open_data(
         return
     white_level = run.white_level if run else 0
     if white_level:
-        command_line.log(
-            f"{white_level} is white in 16-bit pictures, as in the run's photos"
-        )
+        command_line.log(f"{white_level} is white in 16-bit pictures, as in the run")
     with file_system.scratch_folder() as scratch:
         settings = {
             "source": folder,

@@ -112,9 +112,7 @@ class Config:
         elif self.ckpt:
             self._refuse_with("ckpt", ("run_dir", "another_dataset"))
             if not self.data:
-                raise ValueError(
-                    "--ckpt: expected --data, a folder of photos or records"
-                )
+                raise ValueError("--ckpt: expected --data with photos or records")
         else:
             weight_settings.refuse_without_ckpt(self)
 

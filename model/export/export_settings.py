@@ -71,6 +71,4 @@ class Config:
             if getattr(self, name) and not self.format:
                 raise ValueError(f"--{name}: expected --format")
         if not (self.weights or self.format):
-            raise ValueError(
-                f"expected --format ({', '.join(FORMATS)}) or --weights=FILE"
-            )
+            raise ValueError(f"expected --format ({', '.join(FORMATS)}) or --weights")

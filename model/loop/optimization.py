@@ -145,9 +145,7 @@ class Settings:
         if self.policy == "multistep" and not milestones:
             raise ValueError("--policy=multistep: expected --milestones, in steps")
         if [0, *milestones] != sorted([0, *milestones]):
-            raise ValueError(
-                f"--milestones={self.milestones}: expected ascending steps"
-            )
+            raise ValueError(f"--milestones={self.milestones}: expected rising steps")
         for name, policies in _USED_BY.items():
             value = getattr(self, name)
             if value != getattr(type(self), name) and self.policy not in policies:

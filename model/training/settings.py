@@ -212,9 +212,7 @@ class Config:
         weights_only = ("keep_head", "skip", "compare")
         given = [n for n in weights_only if getattr(self, n) not in (False, "", "none")]
         if self.ckpt == "none" and given:
-            raise ValueError(
-                f"--{given[0]}: expected weights; --ckpt=none starts without any"
-            )
+            raise ValueError(f"--{given[0]}: expected weights; --ckpt=none has none")
         if self.start != "best" and not (self.stages or self.stage):
             raise ValueError(f"start={self.start}: expected a recipe with stages")
         if self.stages:
@@ -288,9 +286,7 @@ def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
     """Return the run folder that --resume names; None without --resume."""
     for name in ("recipe", "resume"):
         if typed.get(name) == "":  # as from a variable of the shell that is not set
-            raise UsageError(
-                f"--{name}=: the value is missing. Expected one, or no flag"
-            )
+            raise UsageError(f"--{name}=: a value is missing. Expected one, or no flag")
     if "resume" not in typed:
         return None
     if others := sorted(typed.keys() - {"resume"}):

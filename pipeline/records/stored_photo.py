@@ -111,9 +111,7 @@ def parse(serialized: bytes, where: str) -> Record:
     values: dict[str, Any] = {}
     for name, attribute in FEATURES.items():
         if name not in features:
-            raise DataError(
-                f"{where}: feature {name} is missing. Found {sorted(features)}"
-            )
+            raise DataError(f"{where}: lacks feature {name}. Found {sorted(features)}")
         kind, feature = _KINDS[attribute], features[name]
         content = (feature.int64_list if kind is int else feature.bytes_list).value
         if len(content) != 1:

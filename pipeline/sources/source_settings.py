@@ -73,17 +73,13 @@ class Settings:
             raise ValueError("--lists and --csv: expected only one of them")
         is_listed = self.lists or self.csv
         if self.labels and not is_listed:
-            raise ValueError(
-                "--labels: expected --lists or --csv, whose labels it names"
-            )
+            raise ValueError("--labels: expected --lists or --csv with it")
         if self.layout and is_listed:
             raise ValueError("--layout: expected class folders, found --lists or --csv")
         if self.columns and not self.csv:
             raise ValueError("--columns: expected --csv, whose columns it names")
         if "group" in photo_csv.parse_columns(self.columns) and self.group_by:
-            raise ValueError(
-                "--group_by and --columns=group: expected only one of them"
-            )
+            raise ValueError("--group_by and --columns=group: expected one of them")
         listed_photos.parse_lists(self.lists)
         folder_layout.parse(self.layout)
         try:

@@ -130,9 +130,7 @@ def _read_texts(group: h5py.Group) -> Iterator[tuple[str, str | list[str]]]:
         elif isinstance(value, np.ndarray) and value.ndim == 1:
             texts = [_text(item) for item in value]
             if not all(map(_is_name, texts)):
-                raise errors.CorruptCheckpoint(
-                    f"attribute {name} lists impossible names"
-                )
+                raise errors.CorruptCheckpoint(f"attribute {name} has impossible names")
             yield name, texts
 
 

@@ -200,9 +200,7 @@ class _Names(dict[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         is_small = isinstance(key, int) and abs(key) < 1 << 64
         if not is_small and not isinstance(key, str):
-            raise pickle.UnpicklingError(
-                f"expected names as text, found {type(key).__name__}"
-            )
+            raise pickle.UnpicklingError(f"expected text, found {type(key).__name__}")
         super().__setitem__(key, value)
 
     def __setstate__(self, state: Any) -> None:

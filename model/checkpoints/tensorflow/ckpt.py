@@ -208,9 +208,7 @@ def _names(
     if entry is None or entry.dtype != bundle_index.STRING or entry.shape:
         return {}
     if entry.size > _MAX_GRAPH_BYTES:
-        raise bundle_index.unreadable(
-            prefix, f"an object graph of {entry.size:,} bytes"
-        )
+        raise bundle_index.unreadable(prefix, f"an object graph of {entry.size} bytes")
     where = f"{prefix}: {_OBJECT_GRAPH}"
     data = _read_bytes(entry, files, where)
     # One string: its length, a checksum of the lengths, its bytes.

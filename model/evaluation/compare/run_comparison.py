@@ -164,9 +164,7 @@ def _candidate(
     digest = data.records.digest if data else run.manifest_digest
     path = stored_logits.find(run, config.split, digest)
     if path is None:
-        command_line.log(
-            f"{name}: not evaluated on these photos yet; evaluating it now"
-        )
+        command_line.log(f"{name}: not evaluated on these photos yet; evaluating now")
         data = data or EvaluationData(records=run.read_records(), split=config.split)
         refuse_seen(data.sha256)
         manifest.check_files(data.records)

@@ -116,9 +116,7 @@ class Pool:
             photos = f"{number:,} photo{'s' * (number > 1)}"
             command_line.note(f"left out: {photos}, {what}")
         if not self._kept:
-            text = (
-                "there are no photos without a label. Expected some outside the records"
-            )
+            text = "no photos without a label. Expected some outside the records"
             raise DataError(f"--suggest: {text}")
         uncertainties, vectors, predictions = zip(*self._kept, strict=True)
         chosen = choose(

@@ -14,7 +14,7 @@ from tests.support import evaluated_runs, processes, small_runs
         ({"weights": "a.npy", "format": "onnx"}, "--format: expected only one"),
         ({"quantize": "int8", "format": "onnx"}, "expected --format=litert"),
         ({"quantize": "int8"}, "expected --format=litert"),
-        ({}, r"expected --format \(saved_model, .*\) or --weights=FILE"),
+        ({}, r"expected --format \(saved_model, .*\) or --weights"),
         ({"weights": "a.npy", "out": "a"}, "--out: expected --format"),
         ({"weights": "a.npy", "data": "a"}, "--data: expected --format"),
         ({"format": "litert", "max_accuracy_loss": 2.0}, "expected 0 to 1"),

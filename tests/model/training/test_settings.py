@@ -207,7 +207,7 @@ def test_resume_takes_no_other_flags():
 
 @pytest.mark.parametrize("name", ["recipe", "resume"])
 def test_an_empty_value_does_not_start_another_training(name):
-    with pytest.raises(UsageError, match=f"--{name}=: the value is missing"):
+    with pytest.raises(UsageError, match=f"--{name}=: a value is missing"):
         settings.run_to_resume({name: ""})
 
 

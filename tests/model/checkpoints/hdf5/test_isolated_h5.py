@@ -147,7 +147,7 @@ CORRUPT = {
     ),
     "control": (items({"a\nb": np.ones(3)}), "an impossible name, 'a\\nb'"),
     "no text": (items({b"\xff": np.ones(3)}), "an impossible name, "),
-    "name list": (name_list, "attribute layer_names lists impossible names"),
+    "name list": (name_list, "attribute layer_names has impossible names"),
 }
 
 

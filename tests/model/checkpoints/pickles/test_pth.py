@@ -277,7 +277,7 @@ class TestLies:
 
     def test_a_name_that_is_no_text_is_refused(self, refuse):
         opcodes = b"}" + tuple_of(text("a")) + WHOLE + b"s"
-        refuse(errors.CorruptCheckpoint, "names as text, found tuple", opcodes)
+        refuse(errors.CorruptCheckpoint, "expected text, found tuple", opcodes)
 
 
 class TestUnsafe:

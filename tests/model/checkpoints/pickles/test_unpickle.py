@@ -358,7 +358,7 @@ class TestBombs:
     def test_tuples_that_cannot_be_hashed_are_refused(self, wrap):
         """A deep one's hash would crash Python, that of a doubled one never end."""
         data = PROTO2 + DICT + NONE + wrap * 90_000 + NONE + b"s" + STOP
-        with corrupt("names as text, found tuple"):
+        with corrupt("expected text, found tuple"):
             loads(data)
 
     @cases.table(
@@ -374,7 +374,7 @@ class TestBombs:
     )
     def test_keys_whose_hashes_may_be_equal_are_refused(self, data):
         """A dict of n such keys takes n * n / 2 comparisons."""
-        with corrupt("names as text, found "):
+        with corrupt("expected text, found "):
             loads(data)
 
     @pytest.mark.parametrize("kind", [set, frozenset])

@@ -125,7 +125,7 @@ class TestPool:
     def test_a_photo_of_the_records_alone_leaves_nothing_to_suggest(
         self, trained, new, tmp_path
     ):
-        with pytest.raises(DataError, match="there are no photos without a label"):
+        with pytest.raises(DataError, match="no photos without a label"):
             suggest(trained, new / "known.jpg", tmp_path / "out", 1)
 
 
