@@ -106,13 +106,13 @@ class ClosePairs:
         self._distances = [np.zeros(0, np.uint8)]
         self._waiting, self._lock = 0, threading.Lock()
         # Block by block: each further array of all queries takes 64 bytes a photo.
-        queries = np.empty((ORIENTATIONS, len(hashes)), np.uint64)
-        places = np.empty_like(queries, np.int32)
+        by_turn = np.empty((ORIENTATIONS, len(hashes)), np.uint64)
+        places_by_turn = np.empty(by_turn.shape, np.int32)
         for start in range(0, len(hashes), _BLOCK_HASHES):
             block = slice(start, start + _BLOCK_HASHES)
-            queries[:, block] = turn_hashes(hashes[block])
-            places[:, block] = np.searchsorted(hashes, queries[:, block])
-        queries, places = queries.ravel(), places.ravel()
+            by_turn[:, block] = turn_hashes(hashes[block])
+            places_by_turn[:, block] = np.searchsorted(hashes, by_turn[:, block])
+        queries, places = by_turn.ravel(), places_by_turn.ravel()
 
         def search(pair: tuple[int, int]) -> None:
             cells = _Cells(hashes, pair)
