@@ -24,7 +24,7 @@ from tests.support import conversions, drawn_photos, files, stores
 pytestmark = [
     # Of aiohttp, through which gcsfs sends files.
     pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:'pipeline.split' found:RuntimeWarning"),
+    pytest.mark.filterwarnings(r"ignore:'[\w.]+' found in sys.modules:RuntimeWarning"),
 ]
 SMALL = {"ckpt": "none", "arch": "cifar_cnn", "epochs": 1}
 # Figures that no two evaluations share.

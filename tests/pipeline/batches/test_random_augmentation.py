@@ -79,7 +79,7 @@ def test_an_operation_with_a_strength_is_active():
         ({"rotation": -1.0}, "rotation=-1.0: expected 0 to 180"),
         ({"shear": float("nan")}, "shear=nan: expected 0 to 90"),
         ({"zoom": float("inf")}, "zoom=inf: expected 0 to 1"),
-        ({"cutmix": "1"}, "cutmix=1: expected 0 to 100"),
+        ({"cutmix": "1"}, "cutmix='1': expected a number, 0 to 100"),
         ({"crop_area": "0.5"}, "crop_area=0.5: expected the smallest and the largest"),
         ({"crop_area": "0,1"}, "crop_area=0,1: .* above 0, at most 1, such as 0.08,1"),
         ({"crop_area": "0.5,0.4"}, "crop_area=0.5,0.4"),
