@@ -73,7 +73,9 @@ class Thumbnails:
         self.brightness[block] = pixels.reshape(len(images), -1).mean(axis=1) / 256
         values, half = pixels.astype(np.float32), SIDE // 2
         self.deviation[block] = _deviation(values)
-        rows = values.reshape(-1, 2, half, SIDE * 3).sum(axis=2)  # the faster way
+        rows = values.reshape(-1, 2, half, SIDE * 3).sum(
+            axis=2
+        )  # faster than both at once
         self.quarters[block] = rows.reshape(-1, 2, 2, half, 3).sum(axis=3) / half**2
         blue, green, red = np.moveaxis(pixels, -1, 0)
         highest = np.maximum(np.maximum(blue, green), red)
@@ -112,9 +114,9 @@ def compare_pairs(
 
 
 def could_agree(pairs: np.ndarray, thumbnails: Thumbnails) -> np.ndarray:
-    """Return whether thumbnails could agree, which of most the quarters rule out.
+    """Return which pairs could agree, by the means of their quarters alone: bool [n].
 
-    Means differ by no more than pixels. `pairs` are PAIR [n], the result is bool [n].
+    Two thumbnails differ at least as much as these means. `pairs` are PAIR [n].
     """
     first, second = (thumbnails.quarters[pairs[n]] for n in ("first", "second"))
     difference, deviation, _ = _differences(pairs, first, second, thumbnails)

@@ -117,7 +117,7 @@ def lower_limit(name: str, value: int) -> None:
 
 
 def release_pages(array: Any) -> None:
-    """Take an array's mapped file out of memory, if it has one; that keeps the data."""
+    """Drop an array's mapped file from memory, if it has one; the file stays whole."""
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         array.base.madvise(mmap.MADV_DONTNEED)  # not on Windows
 

@@ -158,7 +158,7 @@ def _by_name(content: Content, named: list[_Named]) -> dict[str, np.ndarray]:
     for item in named:
         name = item.name if counts[item.name] == 1 else item.full_name
         if name in tensors:
-            raise errors.CorruptCheckpoint(f"{content.where}: has two tensors {name!r}")
+            raise errors.CorruptCheckpoint(f"{content.where}: holds {name!r} twice")
         tensors[name] = content.arrays[item.path]
     return tensors
 

@@ -269,7 +269,7 @@ class TestHostile:
             ),
             "twice": (
                 {"": {"layer_names": ["a", "a"]}, "a": {"weight_names": ["x"]}},
-                "has two tensors 'a/x'",
+                "holds 'a/x' twice",
             ),
             "JSON": ({"": {"model_config": "{"}}, "configuration is not JSON"),
             "depth": ({"": {"model_config": "[" * 100_000}}, "configuration is not JS"),
